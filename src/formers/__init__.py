@@ -1,0 +1,1 @@
+"""formers: transformer papers as code that people can trust."""
