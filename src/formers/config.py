@@ -1,0 +1,197 @@
+"""Frozen dataclasses to JSON and back, strictly: every unknown, missing or ill-typed field is reported at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from formers.errors import ConfigError, suggest
+
+C = TypeVar("C")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass (nested ones included) as plain JSON values; tuples become lists."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def from_dict(kind: type[C], data: Mapping[str, Any]) -> C:
+    """The dataclass `kind` from JSON values. Raises ConfigError that lists every problem."""
+    problems: list[str] = []
+    value = _build(kind, data, kind.__name__, problems)
+    _raise(problems, kind)
+    return value
+
+
+def replace(config: C, **changes: Any) -> C:
+    """`dataclasses.replace` that checks names and types and suggests the name that was meant."""
+    if not changes:
+        return config
+    problems: list[str] = []
+    hints = typing.get_type_hints(type(config))
+    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    values = {}
+    for name, value in changes.items():
+        if name not in known:
+            problems.append(_unknown(name, known))
+        else:
+            values[name] = _convert(hints[name], value, name, problems)
+    _raise(problems, type(config))
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def require(kind: str, problems: list[str]) -> None:
+    """Called from ``__post_init__`` with the problems that were found; raises them all at once."""
+    _raise(problems, kind)
+
+
+def _raise(problems: list[str], kind: type | str) -> None:
+    if problems:
+        name = kind if isinstance(kind, str) else kind.__name__
+        raise ConfigError(f"{name}: " + "; ".join(problems), do="correct the settings named above")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    hint = suggest(name, known)
+    return f"unknown setting {name!r} ({hint or 'known: ' + ', '.join(known)})"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _build(kind: Any, data: Any, where: str, problems: list[str]) -> Any:
+    if not isinstance(data, Mapping):
+        problems.append(f"{where} is {data!r}, wanted an object")
+        return None
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    before = len(problems)
+    problems.extend(f"{where}: {_unknown(name, list(fields))}" for name in data if name not in fields)
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _convert(hints[name], data[name], f"{where}.{name}", problems)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            problems.append(f"{where}: {name!r} is missing")
+    return kind(**values) if len(problems) == before else None
+
+
+def _convert(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """`value` as the type `hint` says; a JSON list becomes a tuple, an int may stand for a float."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(args, value, where, problems)
+    if origin is typing.Literal:
+        return value if value in args else _complain(problems, where, value, " | ".join(map(repr, args)))
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            return _complain(problems, where, value, f"{len(inner)} values")
+        return tuple(
+            _convert(h, v, f"{where}[{i}]", problems) for i, (h, v) in enumerate(zip(inner, value, strict=True))
+        )
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else _build(hint, value, where, problems)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, bool):
+        return _complain(problems, where, value, "int")
+    kind = origin or hint
+    return value if isinstance(value, kind) else _complain(problems, where, value, getattr(kind, "__name__", str(kind)))
+
+
+def _convert_union(args: tuple[Any, ...], value: Any, where: str, problems: list[str]) -> Any:
+    if value is None and type(None) in args:
+        return None
+    tried: list[str] = []
+    for hint in (a for a in args if a is not type(None)):
+        attempt: list[str] = []
+        converted = _convert(hint, value, where, attempt)
+        if not attempt:
+            return converted
+        tried.extend(attempt)
+    problems.extend(tried)
+    return None
+
+
+def _complain(problems: list[str], where: str, value: Any, wanted: str) -> None:
+    problems.append(f"{where} is {value!r}, wanted {wanted}")
+
+
+# --- settings of other people's configs -------------------------------------------------------------------------------
+
+WITHOUT_EFFECT = frozenset(
+    """architectures auto_map bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id
+    decoder_start_token_id dtype torch_dtype transformers_version use_cache output_attentions output_hidden_states
+    return_dict id2label label2id num_labels finetuning_task problem_type task_specific_params tokenizer_class prefix
+    summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout n_ctx gradient_checkpointing
+    torchscript use_bfloat16 remove_invalid_values name_or_path is_decoder pretraining_tp initializer_range
+    """.split()
+)
+"""Settings of Hugging Face configs that change no number of a forward or backward pass of ours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """How a reference's config maps to ours, both ways.
+
+    names    their setting -> ours
+    values   our setting -> {their value: our value}, where values differ too
+    fixed    their settings that we implement for one value only; a config may leave them out
+    defaults their default of a setting that a config may leave out
+    """
+
+    model_type: str
+    names: Mapping[str, str]
+    values: Mapping[str, Mapping[Any, Any]] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def read(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        """Our settings from theirs. Raises ConfigError listing every setting that is not implemented."""
+        problems = self._not_implemented(theirs)
+        ours = {}
+        for their, our in self.names.items():
+            if their not in theirs and their not in self.defaults:
+                problems.append(f"{their} is missing")
+                continue
+            value = theirs.get(their, self.defaults.get(their))
+            known = self.values.get(our)
+            if known is not None and value not in known:
+                problems.append(f"{their}={value!r} is not implemented (known: {', '.join(map(repr, known))})")
+            ours[our] = value if known is None else known.get(value)
+        _raise(problems, f"a {self.model_type} configuration that is not implemented")
+        return ours
+
+    def write(self, config: Any) -> dict[str, Any]:
+        """Their settings from our config."""
+        theirs: dict[str, Any] = {"model_type": self.model_type, **self.fixed}
+        for their, our in self.names.items():
+            value = _plain(getattr(config, our))
+            backwards = {v: k for k, v in reversed(self.values.get(our, {}).items())}
+            theirs[their] = backwards.get(value, value)
+        return theirs
+
+    def _not_implemented(self, theirs: Mapping[str, Any]) -> list[str]:
+        known = self.names.keys() | self.fixed.keys() | WITHOUT_EFFECT | {"model_type"}
+        problems = [
+            f"{name}={theirs[name]!r} is not implemented (only {wanted!r} is)"
+            for name, wanted in self.fixed.items()
+            if name in theirs and theirs[name] != wanted
+        ]
+        unknown = [name for name in theirs if name not in known and not name.startswith("_")]
+        return problems + [f"{name}={theirs[name]!r} is unknown" for name in unknown if theirs[name] is not None]

@@ -1,0 +1,1 @@
+"""One paper, one file: config, presets, wiring, initialisation, weight names, departures."""

@@ -1,0 +1,81 @@
+"""Names of architectures to lazy specs. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from formers.config import replace
+from formers.errors import ConfigError, TargetError, suggest
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model is, and the module that defines `CONFIG`, `MODEL`, `PRESETS`, `FOREIGN`, `weights` and `activations`."""
+
+    name: str
+    module: str
+    paper: str
+    year: int
+    summary: str
+    reference: str
+
+    def load(self) -> ModuleType:
+        """The model's module (imports torch)."""
+        return importlib.import_module(self.module)
+
+
+_SPECS = (
+    Spec(
+        "gpt2",
+        "formers.models.gpt2",
+        "Radford et al., Language Models are Unsupervised Multitask Learners",
+        2019,
+        "decoder with pre-norm blocks, learned positions and the tanh form of GELU",
+        "transformers GPT2LMHeadModel, float64, 1e-9",
+    ),
+    Spec(
+        "llama",
+        "formers.models.llama",
+        "Touvron et al., LLaMA: Open and Efficient Foundation Language Models (2302.13971)",
+        2023,
+        "decoder with RMSNorm, rotary positions, gated feed-forward and grouped key/value heads",
+        "transformers LlamaForCausalLM, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
+    ),
+)
+
+
+def specs() -> dict[str, Spec]:
+    """Every built-in architecture by name."""
+    return {spec.name: spec for spec in _SPECS}
+
+
+def spec(name: str) -> Spec:
+    """The spec of a name. Raises TargetError with a suggestion."""
+    known = specs()
+    if name not in known:
+        raise TargetError(f"unknown architecture {name!r}", "one of " + ", ".join(known), suggest(name, known))
+    return known[name]
+
+
+def configure(name: str, preset: str | None = None, **overrides: Any) -> Any:
+    """The config of an architecture: its defaults, changed by a preset, changed by overrides."""
+    module = spec(name).load()
+    if preset is not None and preset not in module.PRESETS:
+        raise ConfigError(
+            f"{name} has no preset {preset!r}", "one of " + ", ".join(module.PRESETS), suggest(preset, module.PRESETS)
+        )
+    settings = {} if preset is None else dict(module.PRESETS[preset])
+    return replace(module.CONFIG(), **settings | overrides)
+
+
+def build(name: str, preset: str | None = None, *, seed: int = 0, **overrides: Any) -> Any:
+    """A new model with weights drawn from `seed`. Overrides are fields of its config."""
+    return spec(name).load().MODEL(configure(name, preset, **overrides), seed=seed)
+
+
+def of_config(config: Any) -> Spec:
+    """The spec that a config belongs to."""
+    return spec(config.architecture)

@@ -1,0 +1,162 @@
+"""Multi-head attention as five slots, each an object:
+
+    project    x -> q, k, v by head; grouped key/value heads live here
+    turn       q, k -> q, k by position: rotary, norms, nothing
+    remember   k, v -> the keys and values that queries may see, remembered ones included, and what to commit
+    score      the scale, the mask and the terms added to the logits
+    mix        heads -> x
+
+Vaswani et al. (1706.03762) section 3.2; grouped heads: Ainslie et al. (2305.13245).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from formers.axes import Hidden, Keys, Queries, Values
+from formers.parts.attend import Term, attend
+from formers.parts.masks import Mask
+from formers.parts.positions import Positions
+from formers.parts.states import KeyValueRing
+from formers.parts.taps import Tap
+
+
+class Project(nn.Module):
+    """q, k and v of every head by one linear map, q first, then k, then v, heads one after another.
+
+    `num_kv_heads` fewer than `num_heads` makes grouped heads: query heads i*n .. i*n+n-1 share key/value head i.
+    """
+
+    def __init__(
+        self, d_model: int, num_heads: int, d_head: int, *, num_kv_heads: int | None = None, bias: bool
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads or num_heads, d_head
+        self.linear = nn.Linear(d_model, (num_heads + 2 * self.num_kv_heads) * d_head, bias=bias)
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Output features that are queries, keys and values."""
+        return self.num_heads * self.d_head, self.num_kv_heads * self.d_head, self.num_kv_heads * self.d_head
+
+    def forward(self, x: Hidden) -> tuple[Queries, Keys, Values]:
+        q, k, v = self.linear(x).split(self.widths, dim=-1)
+        return self._heads(q), self._heads(k), self._heads(v)
+
+    def _heads(self, t: Tensor) -> Tensor:
+        return t.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+
+
+class Turn(Protocol):
+    def __call__(self, q: Queries, k: Keys, positions: Positions) -> tuple[Queries, Keys]: ...
+
+
+class Score(nn.Module):
+    """The scale of q, the mask, and the terms added to the scaled logits. `terms` own their parameters."""
+
+    def __init__(self, mask: Mask, scale: float, *, terms: Sequence[nn.Module] = (), dropout: float = 0.0) -> None:
+        super().__init__()
+        self.mask, self.scale, self.dropout = mask, scale, dropout
+        self.terms = nn.ModuleList(terms)
+
+    def prepare(self, project: nn.Module, positions: Positions) -> list[Term]:
+        """The terms, ready for this forward."""
+        return [term.prepare(project, positions) for term in self.terms]  # type: ignore[operator]
+
+
+class KeyValueCache:
+    """Remember every key and value: room for `max_length` tokens, and an error at commit when a text is longer."""
+
+    def __init__(self, num_kv_heads: int, d_head: int) -> None:
+        self.num_kv_heads, self.d_head = num_kv_heads, d_head
+
+    def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
+        heads, d = self.num_kv_heads, self.d_head
+        return KeyValueRing.empty(batch_size, heads, max_length, d, d, overflow="refuse", **kind)
+
+
+class KeyValueWindow(KeyValueCache):
+    """Remember the newest `size` keys and values, for attention that sees no further."""
+
+    def __init__(self, num_kv_heads: int, d_head: int, size: int) -> None:
+        super().__init__(num_kv_heads, d_head)
+        self.size = size
+
+    def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
+        capacity, d = min(self.size, max_length), self.d_head
+        return KeyValueRing.empty(batch_size, self.num_kv_heads, capacity, d, d, overflow="wrap", **kind)
+
+
+class Mix(nn.Module):
+    """Heads side by side, then one linear map."""
+
+    def __init__(self, num_heads: int, d_head: int, d_model: int, *, bias: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_heads * d_head, d_model, bias=bias)
+
+    def forward(self, heads: Tensor) -> Hidden:
+        return self.linear(heads.transpose(1, 2).flatten(2))
+
+
+class Attention(nn.Module):
+    """Self-attention of the slots above. A sublayer: (x, positions, state, source) -> (y, staged state)."""
+
+    def __init__(
+        self,
+        project: nn.Module,
+        score: Score,
+        mix: nn.Module,
+        *,
+        turn: Turn | None = None,
+        remember: KeyValueCache | None = None,
+        runner: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.project, self.score, self.mix = project, score, mix
+        self.turn, self.remember, self.runner = turn, remember, runner
+        self.queries, self.keys, self.values, self.pattern, self.heads = Tap(), Tap(), Tap(), Tap(), Tap()
+
+    def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing | None:
+        return None if self.remember is None else self.remember.init_state(batch_size, max_length, **kind)
+
+    def forward(
+        self, x: Hidden, positions: Positions, state: KeyValueRing | None = None, source: None = None
+    ) -> tuple[Hidden, Any]:
+        q, k, v = self.project(x)
+        if self.turn is not None:
+            q, k = self.turn(q, k, positions)
+        q, k, v = self.queries(q * self.score.scale), self.keys(k), self.values(v)
+        k_positions, staged = positions, None
+        if state is not None:
+            k, v, k_positions, staged = state.extend(k, v, positions)
+        heads = attend(
+            q,
+            k,
+            v,
+            positions,
+            k_positions,
+            mask=self.score.mask,
+            terms=self.score.prepare(self.project, positions),
+            dropout=self.score.dropout if self.training else 0.0,
+            runner=self.runner,
+            show=self.pattern if self.pattern.heard else None,
+        )
+        return self.mix(self.heads(heads)), staged
+
+
+def scale_of(d_head: int) -> float:
+    """1 / sqrt(d_head): the usual scale of q (1706.03762, equation 1)."""
+    return d_head**-0.5
+
+
+def initialise_normal(module: nn.Module, std: float, generator: torch.Generator) -> None:
+    """Weights of linear maps and embeddings from N(0, std^2), biases 0, norms 1 and 0."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear | nn.Embedding):
+            nn.init.normal_(child.weight, 0.0, std, generator=generator)
+        if isinstance(child, nn.Linear) and child.bias is not None:
+            nn.init.zeros_(child.bias)

@@ -1,0 +1,54 @@
+"""Embeddings of tokens and of absolute positions. Padding (index -1) gets a row of zeros from position tables."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from formers.errors import ConfigError
+from formers.parts.positions import Positions
+
+
+class LearnedPositions(nn.Module):
+    """A table with a row for each position 0 .. max_length-1."""
+
+    def __init__(self, max_length: int, d_model: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_length, d_model)
+
+    def forward(self, positions: Positions) -> Float[Tensor, "#batch seq d_model"]:
+        """Raises ConfigError where a known position lies beyond the table, before the table would."""
+        if positions.start is not None and positions.place is None:
+            check_length(positions.start + positions.length, self.table.num_embeddings)
+            return self.table(positions.index)
+        return self.table(positions.table_index) * positions.present[..., None]
+
+
+class SinusoidalPositions(nn.Module):
+    """PE[m, 2t] = sin(m / 10000^(2t/d)), PE[m, 2t+1] = cos(same) (1706.03762, section 3.5). No parameters, no limit."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    def forward(self, positions: Positions) -> Float[Tensor, "#batch seq d_model"]:
+        return sinusoid(positions.table_index, self.d_model) * positions.present[..., None]
+
+
+def sinusoid(index: Tensor, d_model: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Interleaved sines and cosines [..., d_model] of the numbers in `index`; odd widths end with a sine."""
+    dtype = dtype or torch.get_default_dtype()
+    even = torch.arange(0, d_model, 2, device=index.device, dtype=torch.float64)
+    angle = index[..., None].to(torch.float64) / 10_000.0 ** (even / d_model)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :d_model].to(dtype)
+
+
+def check_length(length: int, max_length: int) -> None:
+    """Raise ConfigError where a text is longer than the model has positions for."""
+    if length > max_length:
+        raise ConfigError(
+            f"{length} tokens, but the model has positions for {max_length}",
+            f"at most {max_length} tokens, what was already read included",
+            "shorten the text, or use a model with more positions",
+        )

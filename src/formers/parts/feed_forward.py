@@ -1,0 +1,65 @@
+"""Feed-forward sublayers. Like every sublayer they take (x, positions, state, source) and return (y, staged state)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from formers.axes import Hidden
+from formers.errors import ConfigError, suggest
+from formers.parts.positions import Positions
+from formers.parts.taps import Tap
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x): the approximation of Sparse Transformers and CLIP."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+"""By the field's names. `gelu` is the exact form x Phi(x); GPT-2's own is `gelu_tanh`."""
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"activation {name!r}", "one of " + ", ".join(ACTIVATIONS), suggest(name, ACTIVATIONS))
+    return ACTIVATIONS[name]
+
+
+class FeedForward(nn.Module):
+    """contract(f(expand(x))), position by position."""
+
+    def __init__(self, d_model: int, d_ff: int, *, activation_name: str, bias: bool = True) -> None:
+        super().__init__()
+        self.expand = nn.Linear(d_model, d_ff, bias=bias)
+        self.contract = nn.Linear(d_ff, d_model, bias=bias)
+        self.activation = activation(activation_name)
+        self.neurons = Tap()
+
+    def forward(self, x: Hidden, positions: Positions, state: None = None, source: None = None) -> tuple[Hidden, None]:
+        return self.contract(self.neurons(self.activation(self.expand(x)))), None
+
+
+class GatedFeedForward(nn.Module):
+    """contract(f(gate(x)) * expand(x)) (Shazeer, 2002.05202: GEGLU, SwiGLU)."""
+
+    def __init__(self, d_model: int, d_ff: int, *, activation_name: str, bias: bool = False) -> None:
+        super().__init__()
+        self.gate = nn.Linear(d_model, d_ff, bias=bias)
+        self.expand = nn.Linear(d_model, d_ff, bias=bias)
+        self.contract = nn.Linear(d_ff, d_model, bias=bias)
+        self.activation = activation(activation_name)
+        self.neurons = Tap()
+
+    def forward(self, x: Hidden, positions: Positions, state: None = None, source: None = None) -> tuple[Hidden, None]:
+        return self.contract(self.neurons(self.activation(self.gate(x)) * self.expand(x))), None

@@ -1,0 +1,23 @@
+"""What stands on top of a body."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import nn
+
+from formers.axes import Hidden, Logits
+
+
+class LanguageHead(nn.Module):
+    """Logits of the vocabulary: one linear map without bias. `tie` makes its weight the token embedding's."""
+
+    def __init__(self, d_model: int, vocab_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_model, vocab_size, bias=False)
+
+    def tie(self, embedding: nn.Embedding) -> None:
+        """Share one weight [vocab, d_model] with the embedding; gradients of both uses add up."""
+        self.linear.weight = embedding.weight
+
+    def forward(self, hidden: Hidden) -> Logits:
+        return F.linear(hidden, self.linear.weight)

@@ -1,0 +1,101 @@
+"""What every model is: body, head, and a forward that checks its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from formers.axes import Hidden, Ids, Logits
+from formers.errors import ConfigError, StateError
+from formers.parts.positions import Positions
+from formers.parts.states import StagedState, State, Tree
+
+
+@dataclass
+class Output:
+    """logits [batch, seq, vocab]; state: what was staged, None where no state was given."""
+
+    logits: Logits
+    state: StagedState | None = None
+
+
+class Model(nn.Module):
+    """Base of all models. A subclass has `config`, `head`, and `run(input_ids, positions, state tree) -> hidden, staged`."""
+
+    inputs: ClassVar[frozenset[str]] = frozenset({"positions", "state"})
+    config: Any
+    head: nn.Module
+    trunk: nn.Module
+
+    def forward(
+        self,
+        input_ids: Ids,
+        *,
+        positions: Positions | None = None,
+        state: State | None = None,
+        source: Any = None,
+        token_types: Tensor | None = None,
+        is_global: Tensor | None = None,
+    ) -> Output:
+        """Logits for the token after each of `input_ids` (or at each, in models that fill gaps).
+
+        positions  default: 0, 1, .. for every row; with a state, each row goes on where it is
+        state      what was read before; it is not changed: commit `Output.state` to advance
+        Raises ConfigError for an input the model does not accept, StateError for a state that does not fit.
+        """
+        given = {"source": source, "token_types": token_types, "is_global": is_global}
+        given = {name: value for name, value in given.items() if value is not None}
+        hidden, staged = self.body(input_ids, positions, state, **given)
+        return Output(self.head(hidden), staged)
+
+    def body(
+        self, input_ids: Ids, positions: Positions | None = None, state: State | None = None, **given: Any
+    ) -> tuple[Hidden, StagedState | None]:
+        """Everything before the head: hidden [batch, seq, d_model], and the staged state."""
+        self._check(input_ids, positions, state, given)
+        if positions is None:
+            length, device = input_ids.shape[1], input_ids.device
+            positions = Positions.whole(length, device=device) if state is None else state.continue_from(length)
+        hidden, staged = self.run(input_ids, positions, None if state is None else state.nodes, **given)
+        return hidden, None if state is None else StagedState(state, staged or (), positions)
+
+    def run(self, input_ids: Ids, positions: Positions, state: Tree | None, **given: Any) -> tuple[Hidden, Tree | None]:
+        raise NotImplementedError
+
+    def init_state(
+        self,
+        batch_size: int,
+        max_length: int,
+        *,
+        source: Any = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> State:
+        """An empty state with room for `max_length` tokens a row. dtype and device default to the weights'."""
+        if "state" not in self.inputs:
+            raise StateError(f"{type(self).__name__} keeps no state", do="call it on the whole text")
+        weight = next(self.parameters())
+        kind = {"dtype": dtype or weight.dtype, "device": device or weight.device}
+        nodes = self.trunk.init_state(batch_size, max_length, **kind)  # type: ignore[operator]
+        return State(nodes, torch.zeros(batch_size, dtype=torch.long, device=kind["device"]))
+
+    def _check(self, input_ids: Ids, positions: Positions | None, state: State | None, given: dict[str, Any]) -> None:
+        named = given | {k: v for k, v in {"positions": positions, "state": state}.items() if v is not None}
+        extra = sorted(named.keys() - self.inputs)
+        if extra:
+            raise ConfigError(
+                f"{type(self).__name__} was given {', '.join(extra)}", "only " + ", ".join(sorted(self.inputs))
+            )
+        if isinstance(state, StagedState):
+            raise StateError(
+                "a staged state was given to a forward",
+                "a committed one",
+                "state = out.state.commit(); out = model(input_ids, state=state)",
+            )
+        if state is not None:
+            state.check(input_ids.shape[0])
+        if positions is not None and positions.length != input_ids.shape[1]:
+            raise ConfigError(f"positions of {positions.length} tokens for {input_ids.shape[1]} input ids", "as many")

@@ -1,0 +1,136 @@
+"""Positions travel with the tokens: where each token stands, in which document, and whether it is there at all.
+
+Masks, relative biases, rotary angles and position tables all read :class:`Positions`; nothing reads the shape of a
+tensor to guess a position. That is why cached, padded, packed and streamed calls give the same numbers.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+EMPTY = -1
+"""The index of padding and of an empty slot: nothing sees it, it takes no slot and changes nothing."""
+
+
+class Layout(enum.Enum):
+    """What is known of `index` without looking at the tensor (so that a compiler or a kernel may rely on it)."""
+
+    WHOLE = "whole"  # every row is 0, 1, .., T-1 of one document: the only layout that may use a causal kernel
+    OFFSET = "offset"  # every row is s, s+1, .. of one document, with one s, known, for all rows
+    RAGGED = "ragged"  # anything: padding, packed documents, rows at different places
+
+
+class Place(NamedTuple):
+    """Positions shaped to broadcast against each other: [batch, 1, queries, 1] for queries, [batch, 1, 1, keys] for
+    keys. Mask functions read nothing else, so they also run on the scalars that FlexAttention hands out."""
+
+    index: Tensor
+    document: Tensor | None
+    is_global: Tensor | None
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where tokens stand.
+
+    index      Int  [1 or batch, seq]  place in the document, restarting at 0 with each; -1 is padding or an empty slot
+    document   Int  [1 or batch, seq]  distinct in a row for distinct documents; None: one document a row
+    place      Int  [1 or batch, seq]  what tables and rotary read; None: `index` (models in segments restart it)
+    is_global  Bool [1 or batch, seq]  tokens that all see and that see all (Longformer); None: none
+    start      the promise that every row is start, start+1, .. of one document; None: nothing is promised
+    """
+
+    index: Int[Tensor, "#batch seq"]
+    document: Int[Tensor, "#batch seq"] | None = None
+    place: Int[Tensor, "#batch seq"] | None = None
+    is_global: Bool[Tensor, "#batch seq"] | None = None
+    start: int | None = None
+
+    @classmethod
+    def whole(cls, length: int, *, device: torch.device | str | None = None) -> Positions:
+        """0, 1, .., length-1 for every row."""
+        return cls.offset(0, length, device=device)
+
+    @classmethod
+    def offset(cls, start: int, length: int, *, device: torch.device | str | None = None) -> Positions:
+        """start, start+1, .. for every row."""
+        return cls(torch.arange(start, start + length, device=device)[None], start=start)
+
+    @classmethod
+    def going_on(cls, next_index: Int[Tensor, " batch"], length: int) -> Positions:
+        """Each row continues at its own next index."""
+        return cls(next_index[:, None] + torch.arange(length, device=next_index.device)[None])
+
+    @classmethod
+    def from_attention_mask(cls, keep: Tensor) -> Positions:
+        """[batch, seq], 1 or True for tokens, 0 for padding on either side: tokens count from 0, padding is -1."""
+        keep = keep.bool()
+        return cls(torch.where(keep, keep.long().cumsum(-1) - 1, EMPTY))
+
+    @property
+    def layout(self) -> Layout:
+        if self.start is None:
+            return Layout.RAGGED
+        return Layout.WHOLE if self.start == 0 else Layout.OFFSET
+
+    @property
+    def length(self) -> int:
+        return self.index.shape[-1]
+
+    @property
+    def table_index(self) -> Int[Tensor, "#batch seq"]:
+        """What tables and rotary read: `place`, or `index`, with padding clamped to 0."""
+        return (self.index if self.place is None else self.place).clamp(min=0)
+
+    @property
+    def present(self) -> Bool[Tensor, "#batch seq"]:
+        return self.index >= 0
+
+    def as_queries(self) -> Place:
+        return Place(*(None if t is None else t[:, None, :, None] for t in (self.index, self.document, self.is_global)))
+
+    def as_keys(self) -> Place:
+        return Place(*(None if t is None else t[:, None, None, :] for t in (self.index, self.document, self.is_global)))
+
+    def map(self, function: Callable[[Tensor], Tensor], start: int | None = None) -> Positions:
+        """`function` applied to every tensor; `start` is what is still promised afterwards."""
+        fields = (self.index, self.document, self.place, self.is_global)
+        return Positions(*(None if t is None else function(t) for t in fields), start=start)  # type: ignore[arg-type]
+
+    def slice(self, start: int, stop: int) -> Positions:
+        """Tokens start..stop-1."""
+        return self.map(lambda t: t[:, start:stop], None if self.start is None else self.start + start)
+
+    def rows(self, batch_size: int) -> Positions:
+        """The same positions with the batch axis written out."""
+        return self.map(lambda t: t.expand(batch_size, -1), self.start)
+
+
+def concatenate(first: Positions, second: Positions) -> Positions:
+    """Positions of `first` followed by `second` along the sequence, as keys are when a cache precedes fresh tokens."""
+    batch = max(first.index.shape[0], second.index.shape[0])
+    first, second = first.rows(batch), second.rows(batch)
+    follows = first.start is not None and second.start == first.start + first.length
+    return Positions(
+        torch.cat([first.index, second.index], -1),
+        _join(first.document, second.document, first, second),
+        None,
+        _join(first.is_global, second.is_global, first, second),
+        start=first.start if follows else None,
+    )
+
+
+def _join(a: Tensor | None, b: Tensor | None, first: Positions, second: Positions) -> Tensor | None:
+    if a is None and b is None:
+        return None
+    dtype = (a if a is not None else b).dtype  # type: ignore[union-attr]
+    a = torch.zeros_like(first.index, dtype=dtype) if a is None else a
+    b = torch.zeros_like(second.index, dtype=dtype) if b is None else b
+    return torch.cat([a, b], -1)
