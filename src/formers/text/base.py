@@ -1,0 +1,220 @@
+"""What every tokenizer can do: text to ids, ids to text, pieces to look at, and a fingerprint to be recognised by.
+
+A tokenizer is two things: *tokens*, each an id that stands for some bytes, and *special tokens*, ids that stand for no text
+at all ("here a document ends"). Special tokens are never recognised in ordinary text, so nobody can type one into a prompt;
+``encode(..., allow_special=True)`` is the one door.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from formers.errors import DataError
+from formers.text import hf_format
+
+END_OF_TEXT = "<|endoftext|>"
+"""The special token that every tokenizer trained here separates documents with."""
+
+END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<|eos|>", "<eos>", "</s>")
+"""Which special token ends a document: the first of these names that the vocabulary has (the file alone decides)."""
+
+
+class Tokenizer(ABC):
+    """Text to ids and back. A kind of tokenizer writes the four abstract methods; the rest is here.
+
+    Attributes:
+        kind: "byte", "char" or "bpe".
+        special_tokens: name -> id. They stand for no text.
+    """
+
+    kind: str
+    special_tokens: dict[str, int]
+
+    def __init__(self, special_tokens: Mapping[str, int]) -> None:
+        self.special_tokens = dict(special_tokens)
+
+    # -- what a kind of tokenizer provides ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _ids(self, text: str) -> list[int]:
+        """Ids of text in which nothing is special."""
+
+    @cached_property
+    @abstractmethod
+    def _tokens(self) -> dict[int, bytes]:
+        """id -> the bytes it stands for, without the special tokens."""
+
+    @abstractmethod
+    def _content(self) -> dict[str, object]:
+        """All that decides which ids come out, as JSON: what the fingerprint is taken of."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The same in the form of Hugging Face's tokenizer.json."""
+
+    # -- facts ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Rows an embedding needs: the largest id plus one, special tokens included."""
+        return max([*self._tokens, *self.special_tokens.values()]) + 1
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that separates documents (see `END_NAMES`), or None."""
+        return next((self.special_tokens[name] for name in END_NAMES if name in self.special_tokens), None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of everything that decides ids; equal after save and load, different if a merge differs."""
+        content = {"kind": self.kind, "special_tokens": sorted(self.special_tokens.items()), **self._content()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={self.special_tokens})"
+
+    # -- text to ids ----------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Ids of `text`. Nothing is added. Special tokens are plain text unless `allow_special`, then the longest wins.
+
+        Raises:
+            DataError: `text` is not a string of Unicode characters, or holds characters the vocabulary cannot express.
+        """
+        check_text(text)
+        if not (allow_special and self.special_tokens):
+            return self._ids(text)
+        ids: list[int] = []
+        for part in self._special_pattern.split(text):
+            special = self.special_tokens.get(part)
+            ids.extend(self._ids(part) if special is None else [special])
+        return ids
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, by the fastest means there is; special tokens are never recognised."""
+        return [self.encode(text) for text in texts]
+
+    # -- ids to text ----------------------------------------------------------------------------------------------------
+
+    def decode(self, ids: Iterable[int], *, show_special: bool = False) -> str:
+        """Text of `ids`; bytes that are no UTF-8 become U+FFFD, special tokens nothing (or their names, if shown).
+
+        Raises:
+            DataError: an id that is not in the vocabulary.
+        """
+        return b"".join(self.token_bytes(i, show_special=show_special) for i in ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of `ids`; special tokens give none."""
+        return b"".join(self.token_bytes(i) for i in ids)
+
+    def token_bytes(self, token_id: int, *, show_special: bool = False) -> bytes:
+        """The bytes one id stands for; a special token stands for none, or for its name if `show_special`."""
+        token = self._tokens.get(int(token_id))
+        if token is not None:
+            return token
+        name = self._special_names.get(int(token_id))
+        if name is None:
+            raise DataError(
+                f"token id {int(token_id)} is not in the vocabulary",
+                wanted=f"ids below vocab_size = {self.vocab_size} of this {self.kind} tokenizer",
+                do="decode with the tokenizer that made the ids, and cut padded vocabulary rows before sampling",
+            )
+        return name.encode() if show_special else b""
+
+    @cached_property
+    def _special_names(self) -> dict[int, str]:
+        return {token_id: name for name, token_id in self.special_tokens.items()}
+
+    def stream(self, *, show_special: bool = False) -> TextStream:
+        """A decoder to feed with ids one at a time, for generation."""
+        return TextStream(self, show_special=show_special)
+
+    def display(self, text: str) -> list[str]:
+        """The pieces `text` is cut into, one an id; joined they are `text` again.
+
+        A character whose bytes are spread over several tokens stands whole at the last of them, the others show "".
+        """
+        stream = self.stream()
+        return [stream.feed(i) for i in self.encode(text)]
+
+    # -- files ----------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> None:
+        """Write `folder`/tokenizer.json in Hugging Face's form, and the tokenizer_config.json that AutoTokenizer wants."""
+        end = next((name for name in END_NAMES if name in self.special_tokens), None)
+        hf_format.write(Path(folder), self.to_json(), end)
+
+
+class TextStream:
+    """Text from ids as they come: each `feed` returns the characters that are certain by then.
+
+    One token can end in the middle of a character (an emoji is four bytes, often three tokens); decoding tokens one by
+    one would print U+FFFD. What was fed, joined, plus `finish()`, equals ``tokenizer.decode`` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, show_special: bool = False) -> None:
+        self._tokenizer, self._show_special = tokenizer, show_special
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, ids: int | Iterable[int]) -> str:
+        """The text that `ids` (one id or several) completes; "" while a character is unfinished."""
+        many = ids if isinstance(ids, Iterable) else (ids,)
+        new = b"".join(self._tokenizer.token_bytes(i, show_special=self._show_special) for i in many)
+        return self._decoder.decode(new)
+
+    def finish(self) -> str:
+        """What an unfinished character at the end decodes to (U+FFFD or ""); the stream can then be used anew."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+def check_text(text: str) -> None:
+    """Refuse what is no text: another type, or a lone surrogate, which UTF-8 cannot express.
+
+    Raises:
+        DataError: says which and where.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"found {type(text).__name__}", wanted="text (str)", do="decode bytes first: data.decode('utf-8')")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text holds a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}",
+            wanted="Unicode characters that UTF-8 can express",
+            do="read the file with errors='replace', or drop that character",
+        ) from None
+
+
+def check_special(names: Sequence[str], taken: Iterable[str] = ()) -> None:
+    """Refuse special tokens that are empty, doubled, or also ordinary tokens (`taken`).
+
+    Raises:
+        DataError: names the ones at fault.
+    """
+    bad = sorted({name for name in names if not name or names.count(name) > 1 or name in set(taken)})
+    if bad:
+        raise DataError(
+            f"special tokens {bad} are empty, doubled, or also ordinary tokens",
+            wanted='names that stand apart from text, such as "<|endoftext|>"',
+        )
+
+
+def one_or_many(texts: Iterable[str] | str) -> Iterable[str]:
+    """A lone string is one text, not an iterable of its characters."""
+    return [texts] if isinstance(texts, str) else texts

@@ -1,0 +1,55 @@
+"""One door to all trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from formers.errors import ConfigError, suggest
+from formers.text.base import END_OF_TEXT, Tokenizer
+from formers.text.byte import ByteTokenizer
+from formers.text.char import train_char
+
+KINDS = ("byte", "char", "bpe")
+
+
+def train_tokenizer(
+    kind: str,
+    texts: Iterable[str] | str = (),
+    vocab_size: int | None = None,
+    *,
+    special_tokens: Iterable[str] = (END_OF_TEXT,),
+    **options: Any,
+) -> Tokenizer:
+    """A tokenizer of `kind` "byte", "char" or "bpe", trained on `texts`; `vocab_size` counts the special tokens too.
+
+    Further options: ``unknown`` (char, see `train_char`); ``pattern``, ``min_frequency``, ``engine`` (bpe, see `train_bpe`).
+    The byte tokenizer needs no text and has one size.
+
+    Raises:
+        ConfigError: an unknown kind or option, or a vocab_size that the kind cannot have.
+        DataError: text that does not support the vocabulary that was asked for.
+    """
+    trainer = _TRAINERS.get(kind)
+    if trainer is None:
+        raise ConfigError(f"unknown kind of tokenizer {kind!r}", wanted=", ".join(KINDS), do=suggest(str(kind), KINDS))
+    known = _OPTIONS[kind]
+    wrong = sorted(options.keys() - set(known))
+    if wrong:
+        raise ConfigError(f"the {kind} tokenizer has no options {wrong}", wanted=", ".join(known) or "none")
+    return trainer(texts, vocab_size, special_tokens=special_tokens, **options)
+
+
+def _byte(texts: Iterable[str] | str, vocab_size: int | None, *, special_tokens: Iterable[str]) -> ByteTokenizer:
+    tokenizer = ByteTokenizer(special_tokens)
+    if vocab_size not in (None, tokenizer.vocab_size):
+        raise ConfigError(
+            f"vocab_size {vocab_size} for the byte tokenizer",
+            wanted=f"{tokenizer.vocab_size}: 256 bytes and {len(tokenizer.special_tokens)} special tokens",
+            do="leave vocab_size out, or train a bpe tokenizer",
+        )
+    return tokenizer
+
+
+_TRAINERS = {"byte": _byte, "char": train_char}
+_OPTIONS = {"byte": (), "char": ("unknown",)}
