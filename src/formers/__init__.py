@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from formers.hub import save as save
     from formers.laws import certify as certify
     from formers.models.registry import build as build
-    from formers.models.registry import specs as models
+    from formers.models.registry import specs as models  # noqa: F401
     from formers.parts.positions import Positions as Positions
     from formers.training import train as train
 

@@ -145,6 +145,10 @@ WITHOUT_EFFECT = frozenset(
 """Settings of Hugging Face configs that change no number of a forward or backward pass of ours."""
 
 
+ONE_VALUE = {"chunk_size_feed_forward": 0, "is_encoder_decoder": False, "output_scores": False, "pruned_heads": {}}
+"""Settings that any Hugging Face config may hold, with the one value that is implemented."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Foreign:
     """How a reference's config maps to ours, both ways.
@@ -182,15 +186,16 @@ class Foreign:
         theirs: dict[str, Any] = {"model_type": self.model_type, **self.fixed}
         for their, our in self.names.items():
             value = _plain(getattr(config, our))
-            backwards = {v: k for k, v in reversed(self.values.get(our, {}).items())}
+            backwards = {v: k for k, v in reversed(list(self.values.get(our, {}).items()))}
             theirs[their] = backwards.get(value, value)
         return theirs
 
     def _not_implemented(self, theirs: Mapping[str, Any]) -> list[str]:
-        known = self.names.keys() | self.fixed.keys() | WITHOUT_EFFECT | {"model_type"}
+        fixed = ONE_VALUE | dict(self.fixed)
+        known = self.names.keys() | fixed.keys() | WITHOUT_EFFECT | {"model_type"}
         problems = [
             f"{name}={theirs[name]!r} is not implemented (only {wanted!r} is)"
-            for name, wanted in self.fixed.items()
+            for name, wanted in fixed.items()
             if name in theirs and theirs[name] != wanted
         ]
         unknown = [name for name in theirs if name not in known and not name.startswith("_")]

@@ -111,8 +111,9 @@ class GPT2(Model):
         if self.tokens.weight.is_meta:
             return
         initialise_normal(self, self.config.init_std, generator)
-        for block in self.trunk.blocks:
-            for writer in (block["attention"].mix.linear, block["feed_forward"].contract):  # type: ignore[index]
+        for module in self.modules():
+            if isinstance(module, Mix | FeedForward):
+                writer = module.linear if isinstance(module, Mix) else module.contract
                 writer.weight.mul_((2 * self.config.num_layers) ** -0.5)
 
 

@@ -79,10 +79,12 @@ class LlamaConfig:
         return self.d_model // self.num_heads if self.d_head is None else self.d_head
 
 
+_SMALL = {"num_kv_heads": 2, "tie": True}
+
 PRESETS: dict[str, dict] = {
-    "nano": {"d_model": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "d_ff": 172, "vocab_size": 512, "max_length": 128, "tie": True},
-    "tiny": {"d_model": 192, "num_layers": 4, "num_heads": 6, "num_kv_heads": 2, "d_ff": 512, "vocab_size": 4096, "max_length": 256, "tie": True},
-    "mini": {"d_model": 384, "num_layers": 6, "num_heads": 6, "num_kv_heads": 2, "d_ff": 1024, "vocab_size": 8192, "max_length": 512, "tie": True},
+    "nano": _SMALL | {"d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 172, "vocab_size": 512, "max_length": 128},
+    "tiny": _SMALL | {"d_model": 192, "num_layers": 4, "num_heads": 6, "d_ff": 512, "vocab_size": 4096, "max_length": 256},
+    "mini": _SMALL | {"d_model": 384, "num_layers": 6, "num_heads": 6, "d_ff": 1024, "vocab_size": 8192, "max_length": 512},
     "1b": {"d_model": 2048, "num_layers": 22, "num_heads": 32, "num_kv_heads": 4, "d_ff": 5632, "eps": 1e-5},
     "7b": {"eps": 1e-5, "max_length": 4096},
 }  # fmt: skip

@@ -343,7 +343,7 @@ def _scalar_places(positions: Positions, batch: int) -> Callable[[Tensor, Tensor
     rows = positions.rows(batch)
 
     def at(b: Tensor, i: Tensor) -> Place:
-        return Place(*(None if t is None else t[b, i] for t in (rows.index, rows.document, rows.is_global)))
+        return Place.of(rows, lambda t: t[b, i])
 
     return at
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +30,8 @@ class Block(enum.Enum):
     ALL = "all"
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True)
+class Span:
     """A run of consecutive indices first..last (both included) of one document, and whether it holds global tokens."""
 
     first: int
@@ -170,7 +170,7 @@ class Dilated(Mask):
         return Block.SOME if -(-low // self.step) * self.step <= high else Block.NONE
 
 
-def Strided(stride: int) -> Mask:  # noqa: N802 - reads as the pattern it is
+def Strided(stride: int) -> Mask:
     """Both sets of the strided pattern: the `stride` keys before and after, and every `stride`-th (1904.10509, 4.2).
 
     The paper prints the first set as i - stride .. i, stride + 1 keys; so does this.
@@ -216,7 +216,7 @@ class Summary(Mask):
         return Block.ALL if all(inside) else Block.SOME if any(inside) else Block.NONE
 
 
-def Fixed(stride: int, summary: int) -> Mask:  # noqa: N802 - reads as the pattern it is
+def Fixed(stride: int, summary: int) -> Mask:
     """Both sets of the fixed pattern: the own block, and the last `summary` cells of every block (1904.10509, 4.2)."""
     return SameSegment(stride) | Summary(stride, summary)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +30,8 @@ class Model(nn.Module):
     config: Any
     head: nn.Module
     trunk: nn.Module
+    run: Callable[..., tuple[Hidden, Tree | None]]
+    """(input_ids, positions, state tree, **the model's own inputs) -> hidden, staged tree."""
 
     def forward(
         self,
@@ -61,9 +64,6 @@ class Model(nn.Module):
             positions = Positions.whole(length, device=device) if state is None else state.continue_from(length)
         hidden, staged = self.run(input_ids, positions, None if state is None else state.nodes, **given)
         return hidden, None if state is None else StagedState(state, staged or (), positions)
-
-    def run(self, input_ids: Ids, positions: Positions, state: Tree | None, **given: Any) -> tuple[Hidden, Tree | None]:
-        raise NotImplementedError
 
     def init_state(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -27,13 +26,24 @@ class Layout(enum.Enum):
     RAGGED = "ragged"  # anything: padding, packed documents, rows at different places
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Positions shaped to broadcast against each other: [batch, 1, queries, 1] for queries, [batch, 1, 1, keys] for
     keys. Mask functions read nothing else, so they also run on the scalars that FlexAttention hands out."""
 
     index: Tensor
     document: Tensor | None
     is_global: Tensor | None
+
+    @classmethod
+    def of(cls, positions: Positions, shape: Callable[[Tensor], Tensor]) -> Place:
+        """The place of every token, each tensor [batch, seq] shaped by `shape`."""
+        document, is_global = positions.document, positions.is_global
+        return cls(
+            shape(positions.index),
+            None if document is None else shape(document),
+            None if is_global is None else shape(is_global),
+        )
 
 
 @dataclass(frozen=True)
@@ -94,10 +104,10 @@ class Positions:
         return self.index >= 0
 
     def as_queries(self) -> Place:
-        return Place(*(None if t is None else t[:, None, :, None] for t in (self.index, self.document, self.is_global)))
+        return Place.of(self, lambda t: t[:, None, :, None])
 
     def as_keys(self) -> Place:
-        return Place(*(None if t is None else t[:, None, None, :] for t in (self.index, self.document, self.is_global)))
+        return Place.of(self, lambda t: t[:, None, None, :])
 
     def map(self, function: Callable[[Tensor], Tensor], start: int | None = None) -> Positions:
         """`function` applied to every tensor; `start` is what is still promised afterwards."""
