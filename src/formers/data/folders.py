@@ -1,0 +1,89 @@
+"""Folders that exist whole or not at all: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A fresh folder beside `target` to write in; it takes the place of `target` when the block ends well.
+
+    Whatever ends the block otherwise (an error, Ctrl-C) removes it. What a killed process left behind, the next call
+    for the same target removes. A folder that stood at `target` is moved aside first and removed last.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
+    aside = Path(tempfile.mkdtemp(prefix=_aside_name(target, "part"), dir=target.parent))
+    aside.chmod(0o777 & ~_umask())
+    try:
+        yield aside
+        sync_folder(aside)
+        _replace(target, aside)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _replace(target: Path, fresh: Path) -> None:
+    old = fresh.with_name(fresh.name.replace(".part-", ".old-", 1))
+    if target.exists():
+        os.rename(target, old)
+    try:
+        os.rename(fresh, target)
+    except OSError:
+        if old.exists():
+            os.rename(old, target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Every file of `folder`, then its list of names, on the disk."""
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _aside_name(target: Path, what: str) -> str:
+    return f".{target.name}.{what}-{socket.gethostname()}-{os.getpid()}-"
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it (mkdtemp makes folders that nobody else can read)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what processes of this machine that no longer run left beside `target`. An old folder that such a process
+    had moved aside is put back if its successor never arrived."""
+    for what in ("old", "part"):
+        start = f".{target.name}.{what}-{socket.gethostname()}-"
+        for path in target.parent.glob(glob.escape(start) + "*"):
+            pid = path.name.removeprefix(start).partition("-")[0]
+            if not pid.isdigit() or psutil.pid_exists(int(pid)):
+                continue
+            if what == "old" and not target.exists():
+                os.rename(path, target)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
