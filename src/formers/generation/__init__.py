@@ -1,0 +1,1 @@
+"""Text from models: prefill, step and stop; samplers; streams; scores."""
