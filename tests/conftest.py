@@ -1,0 +1,75 @@
+"""What every test stands on: shapes checked as the tests run, one thread, no network, fixed seeds."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # set, not defaulted: on two cores two workers of two threads each only get in each other's way
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["NO_COLOR"] = "1"
+
+import hypothesis
+import pytest
+from jaxtyping import install_import_hook
+
+assert not [name for name in sys.modules if name.startswith("formers.")], "the hook comes before what it hooks into"
+install_import_hook(["formers.parts", "formers.models"], "beartype.beartype")
+
+hypothesis.settings.register_profile("fast", max_examples=15, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("full", max_examples=300, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+class NetworkForbidden(AssertionError):
+    """A test reached for the network."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Connecting to (or looking up) anything but this machine raises, so that no test can come to need it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _local_only(getattr(socket.socket, name), 1))
+        patch.setattr(socket, "getaddrinfo", _local_only(socket.getaddrinfo, 0))
+        yield
+
+
+def _local_only(function: Callable[..., Any], place: int) -> Callable[..., Any]:
+    def guarded(*arguments: Any, **named: Any) -> Any:
+        address = arguments[place]
+        host = address[0] if isinstance(address, tuple) else address
+        if not _is_local(host):
+            raise NetworkForbidden(f"a test reached for {host!r}: tests run without a network")
+        return function(*arguments, **named)
+
+    return guarded
+
+
+def _is_local(host: Any) -> bool:
+    """Names of this machine, addresses of its loopback, and paths of Unix sockets."""
+    if host is None or host in ("", "localhost", b"localhost", socket.gethostname()):
+        return True
+    text = host.decode() if isinstance(host, bytes) else str(host)
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).is_loopback
+    except ValueError:
+        return text.startswith(("/", "\0"))
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Every test begins with the same random numbers, whatever ran before it."""
+    random.seed(0)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(0)  # noqa: NPY002 - the global generator is what it is about
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
