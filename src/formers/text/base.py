@@ -190,7 +190,9 @@ def check_text(text: str) -> None:
         DataError: says which and where.
     """
     if not isinstance(text, str):
-        raise DataError(f"found {type(text).__name__}", wanted="text (str)", do="decode bytes first: data.decode('utf-8')")
+        raise DataError(
+            f"found {type(text).__name__}", wanted="text (str)", do="decode bytes first: data.decode('utf-8')"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:

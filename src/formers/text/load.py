@@ -1,6 +1,8 @@
-"""Reading tokenizers: tokenizer.json in Hugging Face's form.
+"""Reading tokenizers: tokenizer.json in Hugging Face's form, or GPT-2's pair of files.
 
-What a file asks for and we do not implement is refused, all of it at once; nothing is ignored.
+What a file asks for and we do not implement is refused, all of it at once. Two things in a file do not concern `encode`: the
+settings `truncation` and `padding`, which belong to batches, and a template that adds tokens, which is kept (see
+`BPETokenizer.template`).
 """
 
 from __future__ import annotations
@@ -9,41 +11,67 @@ from pathlib import Path
 from typing import Any
 
 from formers.errors import DataError
-from formers.text import hf_format
+from formers.text import hf_format, patterns
 from formers.text.base import Tokenizer
 from formers.text.byte import ByteTokenizer
+from formers.text.byte_bpe import BPETokenizer
 from formers.text.char import UNKNOWN, CharTokenizer
 from formers.text.files import read_json
-from formers.text.stand_ins import STAND_INS
+from formers.text.foreign import load_gpt2_files, merge_ids
+from formers.text.stand_ins import BYTES, STAND_INS, from_stand_ins
+
+GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+
+Json = dict[str, Any]
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """The tokenizer of a folder or of a tokenizer.json.
+    """The tokenizer of a folder (tokenizer.json, or vocab.json with merges.txt) or of a tokenizer.json.
 
     Raises:
         DataError: nothing there, a damaged file, or a tokenizer that asks for what is not implemented.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / "tokenizer.json"
-    if not path.is_file():
-        raise DataError(f"there is no {path}", wanted="a folder with tokenizer.json, or the file itself")
-    return from_json(read_json(path), str(path))
+    if path.is_dir() and not (path / "tokenizer.json").is_file():
+        for vocab, merges in GPT2_PAIRS:
+            if (path / vocab).is_file() and (path / merges).is_file():
+                return load_gpt2_files(path / vocab, path / merges)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(
+            f"there is no {file}",
+            wanted="a folder with tokenizer.json (or vocab.json and merges.txt), or a tokenizer.json",
+            do="name a folder that a tokenizer was saved to; rank files are read by formers.text.load_tiktoken",
+        )
+    return from_json(read_json(file), str(file))
 
 
-def from_json(contents: dict[str, Any], name: str = "tokenizer.json") -> Tokenizer:
-    """The tokenizer that the parsed tokenizer.json describes; `name` is what errors call it."""
-    model = contents.get("model") or {}
-    special = {token["content"]: token["id"] for token in contents.get("added_tokens", ())}
-    pre_tokenizer = contents.get("pre_tokenizer")
-    if model.get("type") == "WordLevel" and pre_tokenizer == hf_format.SINGLE_CHARACTERS:
+def from_json(contents: Json, name: str = "tokenizer.json") -> Tokenizer:
+    """The tokenizer that a parsed tokenizer.json describes; `name` is what errors call it."""
+    try:
+        problems = _foreign_settings(contents)
+        if not problems:
+            return _read(contents, name)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(f"{name} is damaged: {type(error).__name__} {error}", wanted="a whole tokenizer.json") from None
+    raise DataError(
+        f"{name} asks for what is not implemented: " + "; ".join(problems),
+        wanted="a byte, character or byte-level BPE tokenizer",
+        do="train a tokenizer, or use one of this kind",
+    )
+
+
+def _read(contents: Json, name: str) -> Tokenizer:
+    model = contents["model"]
+    special = {token["content"]: token["id"] for token in contents.get("added_tokens") or ()}
+    if model["type"] == "WordLevel":
         return _char(model, special, name)
-    if model.get("type") == "BPE" and pre_tokenizer == hf_format.BYTES_ONLY and not model["merges"]:
+    if contents["pre_tokenizer"] == hf_format.BYTES_ONLY and not model["merges"]:
         return _byte(model, special, name)
-    raise DataError(f"{name} holds a tokenizer that is not implemented")
+    return _bpe(contents, special)
 
 
-def _byte(model: dict[str, Any], special: dict[str, int], name: str) -> ByteTokenizer:
+def _byte(model: Json, special: dict[str, int], name: str) -> ByteTokenizer:
     tokenizer = ByteTokenizer(sorted(special, key=special.__getitem__))
     expected = {char: value for value, char in enumerate(STAND_INS)} | tokenizer.special_tokens
     if {**model["vocab"], **special} != expected:
@@ -51,10 +79,91 @@ def _byte(model: dict[str, Any], special: dict[str, int], name: str) -> ByteToke
     return tokenizer
 
 
-def _char(model: dict[str, Any], special: dict[str, int], name: str) -> CharTokenizer:
+def _char(model: Json, special: dict[str, int], name: str) -> CharTokenizer:
     characters = sorted(model["vocab"].keys() - special.keys(), key=model["vocab"].__getitem__)
     names = sorted(special, key=special.__getitem__)
-    tokenizer = CharTokenizer(characters, names, unknown=model.get("unk_token") == UNKNOWN)
+    tokenizer = CharTokenizer(characters, names, unknown=model["unk_token"] == UNKNOWN)
     if {**model["vocab"], **special} != tokenizer.vocab | tokenizer.special_tokens:
         raise DataError(f"{name}: special tokens do not come first, or ids have gaps")
     return tokenizer
+
+
+def _bpe(contents: Json, special: dict[str, int]) -> BPETokenizer:
+    model = contents["model"]
+    vocab: dict[str, int] = model["vocab"]
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    tokens = {token_id: from_stand_ins(word) for word, token_id in vocab.items() if word not in special}
+    pattern = _pattern(contents["pre_tokenizer"])
+    template = contents.get("post_processor")
+    return BPETokenizer(
+        tokens,
+        merge_ids(vocab, pairs),
+        special,
+        pattern if pattern is not None else patterns.GPT2,
+        whole_pieces=bool(model.get("ignore_merges")),
+        template=None if _is_byte_level(template) else template,
+    )
+
+
+# -- what is implemented ------------------------------------------------------------------------------------------------
+
+
+def _foreign_settings(contents: Json) -> list[str]:
+    """Everything in the file that would change ids or text and that no tokenizer here does."""
+    model = contents.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind == "WordLevel":
+        problems = _differs(contents, "pre_tokenizer", hf_format.SINGLE_CHARACTERS)
+        problems += _differs(contents, "decoder", hf_format.CHARACTER_DECODER)
+    elif kind == "BPE" and isinstance(model, dict):
+        problems = _foreign_bpe(contents, model)
+    else:
+        return [f"a model of type {kind!r}"]
+    if contents.get("normalizer") is not None:
+        problems.append(f"the normalizer {_type(contents['normalizer'])}")
+    return problems + _foreign_added(contents.get("added_tokens") or [])
+
+
+def _differs(contents: Json, key: str, wanted: Json) -> list[str]:
+    return [] if contents.get(key) == wanted else [f"the {key} {_type(contents.get(key))}"]
+
+
+def _foreign_bpe(contents: Json, model: Json) -> list[str]:
+    settings = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+    problems = [f"{name} = {model[name]!r}" for name in settings if model.get(name)]
+    if _pattern(contents.get("pre_tokenizer")) is None:
+        problems.append(f"the pre_tokenizer {_type(contents.get('pre_tokenizer'))}")
+    if not _is_byte_level(contents.get("decoder")):
+        problems.append(f"the decoder {_type(contents.get('decoder'))}")
+    special = {token.get("content") for token in contents.get("added_tokens") or ()}
+    wrong = [word for word in model.get("vocab", ()) if word not in special and not set(word) <= BYTES.keys()]
+    if wrong:
+        problems.append(f"{len(wrong)} tokens that are not byte-level, such as {wrong[:3]}")
+    return problems
+
+
+def _foreign_added(added: list[Json]) -> list[str]:
+    problems = [f"{t['content']!r}, recognised in any text" for t in added if not t.get("special")]
+    flags = ("single_word", "lstrip", "rstrip")
+    return problems + [f"{t['content']!r} with {flag}" for t in added for flag in flags if t.get(flag)]
+
+
+def _pattern(step: Json | None) -> str | None:
+    """The split pattern of a pre_tokenizer: ByteLevel with its own, or a Split before a ByteLevel without; else None."""
+    if _is_byte_level(step) and step is not None and not step.get("add_prefix_space"):
+        return patterns.GPT2 if step.get("use_regex", True) else r"[\s\S]+"
+    if _type(step) != "Sequence" or step is None or len(step["pretokenizers"]) != 2:
+        return None
+    first, second = step["pretokenizers"]
+    expression = (first.get("pattern") or {}).get("Regex")
+    bytes_only = _is_byte_level(second) and not second.get("use_regex", True) and not second.get("add_prefix_space")
+    isolated = first == hf_format.split(expression or "") if expression else False
+    return expression if isolated and bytes_only else None
+
+
+def _is_byte_level(step: Json | None) -> bool:
+    return _type(step) == "ByteLevel"
+
+
+def _type(step: Json | None) -> str | None:
+    return step.get("type") if isinstance(step, dict) else None

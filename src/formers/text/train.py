@@ -8,6 +8,7 @@ from typing import Any
 from formers.errors import ConfigError, suggest
 from formers.text.base import END_OF_TEXT, Tokenizer
 from formers.text.byte import ByteTokenizer
+from formers.text.byte_bpe import train_bpe
 from formers.text.char import train_char
 
 KINDS = ("byte", "char", "bpe")
@@ -51,5 +52,5 @@ def _byte(texts: Iterable[str] | str, vocab_size: int | None, *, special_tokens:
     return tokenizer
 
 
-_TRAINERS = {"byte": _byte, "char": train_char}
-_OPTIONS = {"byte": (), "char": ("unknown",)}
+_TRAINERS = {"byte": _byte, "char": train_char, "bpe": train_bpe}
+_OPTIONS = {"byte": (), "char": ("unknown",), "bpe": ("pattern", "min_frequency", "engine")}
