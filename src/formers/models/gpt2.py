@@ -133,6 +133,7 @@ def feed_forward(config: GPT2Config) -> FeedForward:
 
 FOREIGN = Foreign(
     "gpt2",
+    class_name="GPT2LMHeadModel",
     names={
         "vocab_size": "vocab_size",
         "n_embd": "d_model",

@@ -188,6 +188,7 @@ def _write_scaling(scaling: LinearScaling | Llama3Scaling | None) -> dict[str, A
 
 FOREIGN = _LlamaForeign(
     "llama",
+    class_name="LlamaForCausalLM",
     names={
         "vocab_size": "vocab_size",
         "hidden_size": "d_model",

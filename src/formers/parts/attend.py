@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +29,11 @@ BLOCK = 128
 """Queries and keys in a block. Smaller skips more and costs more calls."""
 
 
-class Term(Protocol):
-    """A score term, ready for one forward: what it adds to the scaled logits of these queries and keys.
+Term: TypeAlias = Callable[[Tensor, Tensor, Positions, Positions], Tensor]
+"""A score term, ready for one forward: (q, k, q_positions, k_positions) -> what it adds to the scaled logits.
 
-    q [batch, heads, queries, d_head] arrives scaled. Returns [1 or batch, heads, queries, keys].
-    """
-
-    def __call__(self, q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor: ...
+q [batch, heads, queries, d_head] arrives scaled; the result is [1 or batch, heads, queries, keys].
+"""
 
 
 @dataclass(frozen=True)
@@ -226,6 +224,7 @@ def plan_blocks(case: Case, size: int) -> list[tuple[list[int], list[list[int]]]
     groups: dict[int, tuple[list[int], list[list[int]]]] = {}
     for i, q_span in enumerate(q_spans):
         needed = [j for j, k_span in enumerate(k_spans) if case.mask.block(q_span, k_span) is not Block.NONE]
+        needed = needed or [0]  # wholly hidden, and so exactly 0, but still part of the graph
         queries, keys = groups.setdefault(len(needed), ([], []))
         queries.append(i)
         keys.append(needed)
@@ -266,9 +265,7 @@ def _run_group(
 ) -> Tensor:
     """Query blocks that all need the same number of key blocks, as one batch. Returns [b, blocks, size, h, d_value]."""
     b, _, _, heads, _ = q.shape
-    n, m = len(query_blocks), len(key_blocks[0])
-    if m == 0:
-        return v.new_zeros(b, n, size, heads, v.shape[-1])
+    n = len(query_blocks)
     rows = torch.tensor(query_blocks, device=q.device)
     columns = torch.tensor(key_blocks, device=q.device).flatten()
 
@@ -327,12 +324,14 @@ def flex(case: Case) -> Tensor:
     q_place = _scalar_places(case.q_positions, case.q.shape[0])
     k_place = _scalar_places(case.k_positions, case.q.shape[0])
 
-    def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    def sees(b: Tensor, i: Tensor, j: Tensor) -> Tensor:
         q, k = q_place(b, i), k_place(b, j)
         return case.mask.allows(q, k) & (q.index >= 0) & (k.index >= 0)
 
     lengths = case.q.shape[2], case.k.shape[2]
-    block_mask = create_block_mask(mask_mod, case.q.shape[0], None, *lengths, device=str(case.q.device))
+    block_mask = create_block_mask(
+        lambda b, h, i, j: sees(b, i, j), case.q.shape[0], None, *lengths, device=str(case.q.device)
+    )
     run = torch.compile(flex_attention, dynamic=False) if case.q.is_cuda else flex_attention
     grouped = case.k.shape[1] != case.q.shape[1]
     return run(case.q, case.k, case.v, block_mask=block_mask, scale=1.0, enable_gqa=grouped)  # type: ignore[return-value]

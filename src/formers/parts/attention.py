@@ -11,8 +11,8 @@ Vaswani et al. (1706.03762) section 3.2; grouped heads: Ainslie et al. (2305.132
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,8 @@ class Project(nn.Module):
         return t.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 
 
-class Turn(Protocol):
-    def __call__(self, q: Queries, k: Keys, positions: Positions) -> tuple[Queries, Keys]: ...
+Turn: TypeAlias = Callable[[Tensor, Tensor, Positions], tuple[Tensor, Tensor]]
+"""(q, k, positions) -> q, k turned by their positions."""
 
 
 class Score(nn.Module):

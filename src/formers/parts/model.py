@@ -38,7 +38,7 @@ class Model(nn.Module):
         input_ids: Ids,
         *,
         positions: Positions | None = None,
-        state: State | None = None,
+        state: State | StagedState | None = None,
         source: Any = None,
         token_types: Tensor | None = None,
         is_global: Tensor | None = None,
@@ -46,7 +46,7 @@ class Model(nn.Module):
         """Logits for the token after each of `input_ids` (or at each, in models that fill gaps).
 
         positions  default: 0, 1, .. for every row; with a state, each row goes on where it is
-        state      what was read before; it is not changed: commit `Output.state` to advance
+        state      what was read before, committed; it is not changed: commit `Output.state` to advance
         Raises ConfigError for an input the model does not accept, StateError for a state that does not fit.
         """
         given = {"source": source, "token_types": token_types, "is_global": is_global}
@@ -55,10 +55,11 @@ class Model(nn.Module):
         return Output(self.head(hidden), staged)
 
     def body(
-        self, input_ids: Ids, positions: Positions | None = None, state: State | None = None, **given: Any
+        self, input_ids: Ids, positions: Positions | None = None, state: State | StagedState | None = None, **given: Any
     ) -> tuple[Hidden, StagedState | None]:
         """Everything before the head: hidden [batch, seq, d_model], and the staged state."""
         self._check(input_ids, positions, state, given)
+        assert not isinstance(state, StagedState)
         if positions is None:
             length, device = input_ids.shape[1], input_ids.device
             positions = Positions.whole(length, device=device) if state is None else state.continue_from(length)
@@ -82,7 +83,9 @@ class Model(nn.Module):
         nodes = self.trunk.init_state(batch_size, max_length, **kind)  # type: ignore[operator]
         return State(nodes, torch.zeros(batch_size, dtype=torch.long, device=kind["device"]))
 
-    def _check(self, input_ids: Ids, positions: Positions | None, state: State | None, given: dict[str, Any]) -> None:
+    def _check(
+        self, input_ids: Ids, positions: Positions | None, state: State | StagedState | None, given: dict[str, Any]
+    ) -> None:
         named = given | {k: v for k, v in {"positions": positions, "state": state}.items() if v is not None}
         extra = sorted(named.keys() - self.inputs)
         if extra:

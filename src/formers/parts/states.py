@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -27,6 +27,7 @@ from formers.errors import StateError
 from formers.parts.positions import EMPTY, Positions, concatenate
 
 
+@runtime_checkable
 class Node(Protocol):
     """What one sublayer remembers. Every method but `advance` leaves the node as it was and returns a new one."""
 
@@ -38,11 +39,16 @@ class Node(Protocol):
         """The node with those rows empty."""
         ...
 
+    def dynamic(self) -> Node:
+        """The node promising nothing of how much it holds."""
+        ...
+
     def tensors(self) -> dict[str, Tensor]: ...
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Node: ...
 
 
+@runtime_checkable
 class Staged(Protocol):
     """What a sublayer would remember after this forward."""
 
@@ -112,7 +118,9 @@ class State:
 
     def dynamic(self) -> State:
         """The same state promising nothing of its length: every call then has the same shapes, as compiled code likes."""
-        return self._moved_to(State(self.nodes, self.next_index, self.document, None))
+        document = torch.zeros_like(self.next_index) if self.document is None else self.document
+        nodes = map_tree(self.nodes, lambda node: node.dynamic())
+        return self._moved_to(State(nodes, self.next_index, document, None))
 
     def select(self, rows: Int[Tensor, " selected"]) -> State:
         """A new state with these rows (repeated or reordered as asked, as beam search needs). This one stays valid."""
@@ -324,6 +332,9 @@ class KeyValueRing:
         index, written = self.index.masked_fill(rows[:, None], EMPTY), self.written.masked_fill(rows, 0)
         start = 0 if bool(rows.all()) and self.start is not None else None
         return KeyValueRing(self.keys, self.values, index, self.document, written, start, self.overflow)
+
+    def dynamic(self) -> KeyValueRing:
+        return KeyValueRing(**self.tensors(), start=None, overflow=self.overflow)
 
     def tensors(self) -> dict[str, Tensor]:
         names = ("keys", "values", "index", "document", "written")
