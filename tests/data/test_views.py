@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 
@@ -206,7 +207,7 @@ def test_an_epoch_of_packed_rows_holds_every_pair_once(in_memory, documents, sha
     wanted: Counter[tuple[int, int, int]] = Counter()
     for document in shards.rows("train"):
         tokens = shards.document_tokens(int(document)).tolist()
-        wanted.update((int(document), a, b) for a, b in zip(tokens[:-1], tokens[1:], strict=True))
+        wanted.update((int(document), a, b) for a, b in itertools.pairwise(tokens))
     assert found == Counter({pair: 2 * count for pair, count in wanted.items()})
     assert view.batch(len(view)).scored == 0
 

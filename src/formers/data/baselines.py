@@ -11,6 +11,7 @@ import numpy as np
 from formers.data.shards import LENGTH, START, Shards
 from formers.errors import DataError
 
+TOKENS_AT_ONCE = 1 << 22
 GZIP = 16 + zlib.MAX_WBITS  # zlib's way to ask for gzip's own container
 
 
@@ -69,6 +70,7 @@ def _counts(shards: Shards, split: str, skip: int) -> np.ndarray:
     return counts
 
 
-def _chunks(documents: np.ndarray, tokens: int = 1 << 22) -> list[np.ndarray]:
+def _chunks(documents: np.ndarray) -> list[np.ndarray]:
     """`documents` in runs of about so many tokens, since counting costs a vocabulary each time."""
-    return np.split(documents, np.flatnonzero(np.diff(np.cumsum(documents[:, LENGTH]) // tokens)) + 1)
+    chunk = np.cumsum(documents[:, LENGTH]) // TOKENS_AT_ONCE
+    return np.split(documents, np.flatnonzero(np.diff(chunk)) + 1)

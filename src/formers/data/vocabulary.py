@@ -52,14 +52,16 @@ def choose_tokenizer(choice: TokenizerChoice, vocab_size: int | None, texts: Tex
 
 
 def _of_own_size(choice: TokenizerChoice, texts: Texts) -> Tokenizer:
-    from formers.text import gpt2_tokenizer, load_tokenizer, train_tokenizer
+    from formers.text import load_tokenizer, train_tokenizer
 
     if not isinstance(choice, str | os.PathLike):
         return choice
     if choice in ("byte", "char"):
         return train_tokenizer(str(choice), texts(training_only=False))
     if choice == "gpt2":
-        return gpt2_tokenizer()
+        from formers.text import gpt2
+
+        return gpt2()
     path = Path(choice).expanduser()
     if not path.exists():
         raise DataError(
