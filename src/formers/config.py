@@ -140,6 +140,7 @@ WITHOUT_EFFECT = frozenset(
     return_dict id2label label2id num_labels finetuning_task problem_type task_specific_params tokenizer_class prefix
     summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout n_ctx gradient_checkpointing
     torchscript use_bfloat16 remove_invalid_values name_or_path is_decoder pretraining_tp initializer_range
+    is_llama_config transformers.js_config
     """.split()
 )
 """Settings of Hugging Face configs that change no number of a forward or backward pass of ours."""
@@ -157,6 +158,7 @@ class Foreign:
     values   our setting -> {their value: our value}, where values differ too
     fixed    their settings that we implement for one value only; a config may leave them out
     defaults their default of a setting that a config may leave out
+    class_name  the class of theirs that opens such a folder, what ``architectures`` names
     """
 
     model_type: str
@@ -164,6 +166,7 @@ class Foreign:
     values: Mapping[str, Mapping[Any, Any]] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    class_name: str = ""
 
     def read(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
         """Our settings from theirs. Raises ConfigError listing every setting that is not implemented."""
@@ -175,9 +178,10 @@ class Foreign:
                 continue
             value = theirs.get(their, self.defaults.get(their))
             known = self.values.get(our)
-            if known is not None and value not in known:
+            if known is not None and not any(value == wanted for wanted in known):
                 problems.append(f"{their}={value!r} is not implemented (known: {', '.join(map(repr, known))})")
-            ours[our] = value if known is None else known.get(value)
+            else:
+                ours[our] = value if known is None else known[value]
         _raise(problems, f"a {self.model_type} configuration that is not implemented")
         return ours
 

@@ -8,6 +8,7 @@ error that lists all of it.
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -101,27 +102,34 @@ class Table:
     """Names of theirs that never carry the prefix (``lm_head.weight``)."""
 
     def read(self, theirs: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-        """Our tensors from theirs. `shapes`: of every tensor of our model. Raises WeightsError listing every problem."""
-        theirs = {self._full(name): tensor for name, tensor in theirs.items() if not self._is_ignored(name)}
+        """Our tensors from theirs. `shapes`: of every tensor of our model. Raises WeightsError listing every problem.
+
+        `theirs` may be lazy: names are checked first, then each tensor is asked for once, rule by rule, so that no more
+        than one rule's tensors are held twice.
+        """
+        names, problems = self._names(theirs)
         ours: dict[str, Tensor] = {}
-        problems: list[str] = []
-        used: set[str] = set()
+        used = {name for rule in self.rules for name in rule.theirs} | {tie.their for tie in self.ties}
+        problems += [f"missing {name}" for rule in self.rules for name in rule.theirs if name not in names]
+        problems += [f"unknown {name}" for name in sorted(names.keys() - used)]
         for rule in self.rules:
-            missing = [name for name in rule.theirs if name not in theirs]
-            used.update(rule.theirs)
-            if missing:
-                problems += [f"missing {name}" for name in missing]
-                continue
-            ours.update(zip(rule.ours, rule.read([theirs[name] for name in rule.theirs]), strict=True))
-        problems += self._read_ties(theirs, ours, used)
-        problems += [f"unknown {name} {tuple(theirs[name].shape)}" for name in sorted(theirs.keys() - used)]
+            if all(name in names for name in rule.theirs):
+                values = rule.read([theirs[names[name]] for name in rule.theirs])
+                ours.update(zip(rule.ours, values, strict=True))
+        problems += self._read_ties({tie.their: theirs[names[tie.their]] for tie in self.ties if tie.their in names}, ours)
         problems += _misfits(ours, shapes, bool(problems))
         if problems:
             raise WeightsError(
-                _listed("the tensors do not fit the model", problems),
+                listed("the tensors do not fit the model", problems),
                 do="check that the configuration belongs to the weights",
             )
         return ours
+
+    def likeness(self, names: Iterable[str]) -> float:
+        """The share of the names this table reads that are among `names`: how much a file looks like this model's."""
+        present, _ = self._names(dict.fromkeys(names))
+        wanted = [name for rule in self.rules for name in rule.theirs]
+        return sum(name in present for name in wanted) / max(len(wanted), 1)
 
     def write(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Their tensors from ours, ties left out."""
@@ -129,22 +137,34 @@ class Table:
         wrong = [f"missing {name}" for name in sorted(expected - ours.keys() - {t.our for t in self.ties})]
         wrong += [f"unknown {name}" for name in sorted(ours.keys() - expected)]
         if wrong:
-            raise WeightsError(_listed("the model's tensors do not fit its weight table", wrong))
+            raise WeightsError(listed("the model's tensors do not fit its weight table", wrong))
         theirs: dict[str, Tensor] = {}
         for rule in self.rules:
             theirs.update(zip(rule.theirs, rule.write([ours[name] for name in rule.ours]), strict=True))
         return theirs
 
-    def _read_ties(self, theirs: Mapping[str, Tensor], ours: dict[str, Tensor], used: set[str]) -> list[str]:
+    def _read_ties(self, theirs: Mapping[str, Tensor], ours: dict[str, Tensor]) -> list[str]:
         problems = []
         for tie in self.ties:
-            used.add(tie.their)
             if tie.same_as not in ours:
                 continue
             ours[tie.our] = ours[tie.same_as]
             if tie.their in theirs and not torch.equal(theirs[tie.their], ours[tie.same_as]):
                 problems.append(f"{tie.their} differs from the tensor it is tied to ({tie.same_as})")
         return problems
+
+    def _names(self, theirs: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+        """The name with its prefix -> the name in the file, and what stands there under both."""
+        names: dict[str, str] = {}
+        twice = []
+        for name in theirs:
+            if self._is_ignored(name):
+                continue
+            full = self._full(name)
+            if full in names:
+                twice.append(f"{names[full]} and {name} are the same tensor")
+            names[full] = name
+        return names, twice
 
     def _is_ignored(self, name: str) -> bool:
         patterns = [rule.pattern for rule in self.ignored]
@@ -168,6 +188,30 @@ def _misfits(ours: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], incom
     return problems
 
 
-def _listed(what: str, problems: Iterable[str]) -> str:
+def listed(what: str, problems: Iterable[str]) -> str:
+    """`what`, then every problem on a line of its own; those that differ only in a layer's number share one line."""
     problems = list(problems)
-    return f"{what} ({len(problems)} problem{'s' * (len(problems) > 1)}):\n    " + "\n    ".join(problems)
+    return f"{what} ({len(problems)} problem{'s' * (len(problems) > 1)}):\n    " + "\n    ".join(_by_layer(problems))
+
+
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def _by_layer(problems: list[str]) -> list[str]:
+    """``missing h.0.ln.weight``, ``missing h.1.ln.weight`` -> ``missing h.0-1.ln.weight``."""
+    layers: dict[str, list[int]] = {}
+    for problem in problems:
+        number = _LAYER.search(problem)
+        layers.setdefault(_LAYER.sub("{}", problem, count=1), []).extend([int(number[0])] if number else [])
+    return [problem.replace("{}", _runs(numbers), 1) for problem, numbers in layers.items()]
+
+
+def _runs(numbers: list[int]) -> str:
+    """0, 1, 2, 5 -> ``0-2,5``."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
