@@ -1,0 +1,96 @@
+"""AdamW with decay groups, and its state by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from formers.errors import RunError
+from formers.training.settings import TrainSettings
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay pulls on a parameter: those with two or more axes, unless ``parameter.no_decay`` is True.
+
+    Embeddings and tied heads decay too, as GPT-2's and nanoGPT's do (they are matrices that the loss sees through a norm);
+    norms, biases, gains and temperatures do not.
+    """
+    return parameter.ndim >= 2 and not getattr(parameter, "no_decay", False)
+
+
+def decay_names(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that decay. Ask before wrapping: sharded parameters keep no attributes."""
+    return frozenset(name for name, parameter in model.named_parameters() if decays(name, parameter))
+
+
+def make_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], decaying: frozenset[str], settings: TrainSettings
+) -> torch.optim.AdamW:
+    """AdamW over the named parameters that train, the decaying ones in the first group. Fused where torch can."""
+    named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for n, p in named if n in decaying], "weight_decay": settings.weight_decay},
+        {"params": [p for n, p in named if n not in decaying], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.adam_eps,
+        fused=all(p.device.type in ("cpu", "cuda") for _, p in named),
+    )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Apply a learning rate to every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The state as ``{kind}.{parameter name}``: exp_avg, exp_avg_sq and step of every parameter, whole and on the CPU.
+
+    Where parameters are sharded, every process must call this.
+    """
+    return {
+        f"{kind}.{names[parameter]}": whole(tensor)
+        for parameter, kinds in optimizer.state.items()
+        for kind, tensor in sorted(kinds.items())
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave. Raises RunError that lists what is missing or left over."""
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        by_name.setdefault(name, {})[kind] = tensor
+    wanted = {names[parameter] for group in optimizer.param_groups for parameter in group["params"]}
+    wrong = sorted(by_name.keys() - wanted) if by_name.keys() - wanted else []
+    if wrong:
+        raise RunError(f"the optimizer's state names parameters that do not train here: {', '.join(wrong)}")
+    for parameter, name in names.items():
+        if name in by_name:
+            optimizer.state[parameter] = {
+                kind: tensor.clone() if kind == "step" else like(parameter, tensor).clone()
+                for kind, tensor in by_name[name].items()
+            }
+
+
+def whole(tensor: Any) -> Tensor:
+    """A tensor whole, on the CPU, and apart from the one that training goes on with."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().to("cpu", copy=True).contiguous()
+
+
+def like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor` on the device of `parameter`, and sharded as it is."""
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return tensor.to(parameter.device)

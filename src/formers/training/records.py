@@ -1,0 +1,133 @@
+"""The run folder: recipe.json, environment.json, metrics.jsonl, samples.txt, checkpoints/, model/.
+
+Files of settings are written aside and renamed. metrics.jsonl grows by whole lines, handed to the system at once (so that
+SIGKILL loses none) and to the disk before each checkpoint (so that the metrics are never behind it); a resumed run first
+cuts it back to the checkpoint's step, so that no step stands twice and none is missing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+import torch
+
+import formers
+from formers.errors import RunError
+from formers.text.files import write_atomic
+
+RECIPE, ENVIRONMENT, METRICS, SAMPLES = "recipe.json", "environment.json", "metrics.jsonl", "samples.txt"
+CHECKPOINTS, MODEL = "checkpoints", "model"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON, whole or not at all. Numbers that are not finite become null."""
+    write_atomic(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises RunError that names the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}", "a whole run folder") from None
+    except ValueError as error:
+        raise RunError(f"{path} is not JSON: {error}", "one JSON object", "restore the file") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path} holds a JSON {type(value).__name__}", "one JSON object", "restore the file")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Only what JSON has: tuples as lists, paths as text, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Metrics:
+    """metrics.jsonl, open for appending. Keeps rows with a step up to `keep` and drops all others, whole or half."""
+
+    def __init__(self, path: Path, *, keep: int) -> None:
+        self.path = path
+        cut_back(path, keep)
+        self.file: TextIO = path.open("a", encoding="utf-8")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """One line, out of this process's hands when it returns."""
+        self.file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+        self.file.flush()
+
+    def sync(self) -> None:
+        """Everything appended is on the disk."""
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def cut_back(path: Path, keep: int) -> None:
+    """Keep the rows of metrics.jsonl whose step is at most `keep`; -1 keeps none. Half a last line is dropped."""
+    if keep < 0 or not path.exists():
+        write_atomic(path, b"")
+        return
+    kept = [line for line in path.read_bytes().split(b"\n")[:-1] if line.strip() and _step(path, line) <= keep]
+    write_atomic(path, b"".join(line + b"\n" for line in kept))
+
+
+def _step(path: Path, line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        found = f"{path} has a line that is no record: {line[:80]!r}"
+        raise RunError(found, 'a JSON object with a "step"', "delete that line if you accept the gap") from None
+
+
+def write_samples(path: Path, rows: list[dict[str, Any]]) -> None:
+    """samples.txt, made anew from all samples so far, so that it follows the metrics when a run is resumed."""
+    blocks = [f"--- step {row['step']} ---\n{row['prompt']}{row['text']}\n" for row in rows]
+    write_atomic(path, "\n".join(blocks).encode())
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The sample rows of metrics.jsonl."""
+    rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    return [row for row in rows if row["kind"] == "sample"]
+
+
+def environment(chosen: dict[str, Any]) -> dict[str, Any]:
+    """What the run ran on, flat, with what was chosen for it (device, precision, compile, threads)."""
+    return {
+        "formers": formers.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **chosen,
+    }
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        if named and named[0]:
+            return named[0]
+    return platform.processor() or platform.machine()
