@@ -42,7 +42,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Wide) -> Wide:
         wide = _wide(x)
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x.dtype)
+        return (self.weight * normed).to(x.dtype)
 
 
 class CosineNorm(nn.Module):
