@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # set, not defaulted: on two cores two workers of two threads each only get in each other's way
+os.environ["OMP_NUM_THREADS"] = "1"  # two workers of two threads each would only stand in each other's way
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -70,6 +70,6 @@ def _seeds() -> None:
     """Every test begins with the same random numbers, whatever ran before it."""
     random.seed(0)
     if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed(0)  # noqa: NPY002 - the global generator is what it is about
+        numpy.random.seed(0)
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)

@@ -1,0 +1,92 @@
+"""What people read and what programs read: tables and words by rich, results of ``--json`` alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDTH_OF_A_PIPE = 120
+
+
+def stdout() -> Console:
+    """The console of results. Rich heeds NO_COLOR, TERM and COLUMNS; what is no terminal gets no colours."""
+    return _console(stderr=False)
+
+
+def stderr() -> Console:
+    """The console of everything that is not the result."""
+    return _console(stderr=True)
+
+
+def speaker(as_json: bool) -> Console:
+    """Where a verb talks while it works: stderr where stdout belongs to a JSON result."""
+    return _console(stderr=as_json)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    wide = None if stream.isatty() else WIDTH_OF_A_PIPE
+    return Console(stderr=stderr, highlight=False, width=wide, soft_wrap=False, emoji=False)
+
+
+def emit(value: Any) -> None:
+    """The result of ``--json``: one JSON value on stdout, with null for numbers that are not finite."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False), flush=True)
+
+
+def plain(value: Any) -> Any:
+    """JSON values of dataclasses, paths, tuples and mappings."""
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(*headings: str, right: Iterable[int] = (), title: str | None = None) -> Table:
+    """An empty table in the house's style; `right` are the columns of numbers."""
+    import rich.box
+    from rich.table import Table
+
+    result = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title, title_justify="left")
+    numbers = set(right)
+    for number, heading in enumerate(headings):
+        result.add_column(heading, justify="right" if number in numbers else "left", overflow="fold")
+    return result
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Label and value, one pair a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in pairs:
+        grid.add_row(Text(label), Text(value))
+    return grid
+
+
+def print_error(message: str) -> None:
+    """One error on stderr, with its `wanted` and `do` lines."""
+    from rich.text import Text
+
+    sys.stdout.flush()
+    text = Text("error: ", style="bold red")
+    text.append(message, style="default")
+    stderr().print(text, soft_wrap=True)

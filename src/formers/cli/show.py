@@ -1,0 +1,104 @@
+"""`formers show`: the tree of modules and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from formers.cli.console import emit, facts, plain, stdout
+from formers.cli.parse import Flag, parse
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from formers.inspection.anatomy import Cost, Part
+
+EXAMPLE_CONTEXTS = (256, 1024, 8192)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The tree of modules with shapes, parameters, sharing and bytes; operations a token; memory of the state."""
+
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
+    """A run, a checkpoint folder, an architecture or recipe by name, or file.py:function."""
+    json: Flag = False
+    """Print the result as JSON on stdout."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(Options, arguments, "show")
+    from formers.cli.targets import model_of
+    from formers.inspection.anatomy import cost, tree
+
+    model = model_of(options.target)
+    root, price = tree(model), cost(model)
+    if options.json:
+        config = getattr(model, "config", None)
+        described = plain(config) if hasattr(config, "__dataclass_fields__") else None
+        return emit({"target": options.target, "config": described, "tree": plain(root), "cost": plain(price)})
+    stdout().print(_tree(root))
+    stdout().print()
+    stdout().print(facts(_facts(root, price, getattr(getattr(model, "config", None), "max_length", None))))
+    return None
+
+
+def _tree(part: Part, into: Tree | None = None) -> Tree:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    times = f"  {part.alike} alike" if part.alike > 1 else ""
+    label = Text.assemble(part.name, (f"  {part.kind}{times}", "dim"), f"  {part.parameters:,}")
+    node = Tree(label) if into is None else into.add(label)
+    for weight in part.weights:
+        shape = " x ".join(map(str, weight.shape))
+        shared = f"  shared with {weight.shared_with}" if weight.shared_with else ""
+        node.add(Text.assemble((weight.name, "cyan"), f"  [{shape}] {weight.dtype}", (shared, "yellow")))
+    for child in part.children:
+        _tree(child, node)
+    return node
+
+
+def _facts(root: Part, price: Cost, max_length: int | None) -> list[tuple[str, str]]:
+    pairs = [
+        ("parameters", f"{root.parameters:,} (a shared tensor counts once)"),
+        ("weights", f"{size(root.bytes)}; training with AdamW holds about {size(root.parameters * 16)} (4 x float32)"),
+        (
+            "forward, a token",
+            f"{price.products_per_token:,} operations of products with weights (2 x rows x columns each)",
+        ),
+    ]
+    if price.attention_per_token is not None:
+        pairs.append(("attention, a token", f"+ {price.attention_per_token:,} x context (4 x heads x d_head x layers)"))
+        pairs.append(
+            ("", ", ".join(_share(price, n) for n in EXAMPLE_CONTEXTS if max_length is None or n <= max_length))
+        )
+    pairs.append(("training, a token", "3 x the forward (backward is twice the forward)"))
+    if price.state_bytes is None:
+        pairs.append(("state", "none: every call reads the whole text"))
+    else:
+        pairs.append(
+            (
+                "state",
+                f"{size(price.state_per_token)} a token and row; {size(price.state_bytes)} for {price.state_tokens:,} tokens",
+            )
+        )
+    pairs.append(("positions", "no limit" if max_length is None else f"{max_length:,}"))
+    return pairs
+
+
+def _share(price: Cost, context: int) -> str:
+    attention = price.forward(context) - price.products_per_token
+    return f"{100 * attention / price.forward(context):.0f} % of the forward at {context:,}"
+
+
+def size(count: Any) -> str:
+    """Bytes as people read them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.3g} TB"

@@ -1,0 +1,41 @@
+"""The verbs, as data: name, module, one line. Help, dispatch, suggestions and the documentation test read this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`module` has ``main(arguments) -> exit code``; it is imported only when its verb is called."""
+
+    name: str
+    usage: str
+    summary: str
+    group: str
+
+    @property
+    def module(self) -> str:
+        return "formers.cli." + self.name.replace(" ", "_")
+
+
+START, WORK, LOOK = "Start", "Work", "Look"
+
+_ALL = (
+    Verb("demo", "[--minutes M]", "text to tokens, a certified and trained GPT-2, samples, a report", START),
+    Verb("doctor", "", "what this machine can do, what will be slow and why", START),
+    Verb("new block", "NAME", "write a file of your own: a sublayer, a config, a recipe", START),
+    Verb("data build", "SOURCE... --out DIR", "text files to token shards with a tokenizer of their own", WORK),
+    Verb("train", "RECIPE [FILE...]", "train a recipe on shards, on files, or on the recipe's own text", WORK),
+    Verb("eval", "RUN [--data DIR]", "bits per byte, perplexity and accuracy on validation text", WORK),
+    Verb("generate", "RUN PROMPT", "continue a prompt", WORK),
+    Verb("convert", "SRC DST", "load a model and write it as a Hugging Face folder", WORK),
+    Verb("certify", "TARGET", "try the laws that every model must obey; exit code 1 where one fails", LOOK),
+    Verb("diff", "A B", "two implementations or checkpoints: the first activation and gradient that differ", LOOK),
+    Verb("show", "TARGET", "the tree of modules: shapes, parameters, sharing, bytes, cost", LOOK),
+    Verb("report", "RUN... --out FILE", "one self-contained HTML page from one or more runs", LOOK),
+    Verb("runs", "[FOLDER]", "the runs in a folder, the newest first", LOOK),
+    Verb("models", "", "the architectures and their presets", LOOK),
+)
+
+VERBS: dict[str, Verb] = {verb.name: verb for verb in _ALL}

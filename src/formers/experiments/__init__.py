@@ -1,0 +1,1 @@
+"""Drives trainings and evaluations: recipe and text in, run folder out."""

@@ -1,0 +1,1 @@
+"""To look inside: what a model is made of and what it costs."""

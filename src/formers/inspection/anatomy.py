@@ -1,0 +1,147 @@
+"""What a model is made of and what it costs: a tree of modules, and products, state and attention counted by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from formers.parts.attention import Attention
+
+PROBE = 16
+"""Tokens of the forward in which products are counted."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a module. `shared_with` names the module that showed it first, where one did."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    shared_with: str | None = None
+
+
+@dataclass
+class Part:
+    """One module: its own tensors, its children, and the parameters of all below it, shared ones counted once."""
+
+    name: str
+    kind: str
+    parameters: int
+    bytes: int
+    weights: list[Weight] = field(default_factory=list)
+    children: list[Part] = field(default_factory=list)
+    alike: int = 1
+    """How many neighbours of the same structure this part stands for, itself included."""
+
+    def signature(self) -> tuple[Any, ...]:
+        """Equal for modules of the same structure that share nothing."""
+        shapes = tuple((w.name, w.shape, w.shared_with) for w in self.weights)
+        return self.kind, shapes, self.alike, tuple((child.name, child.signature()) for child in self.children)
+
+
+def tree(model: nn.Module) -> Part:
+    """The modules that hold parameters, neighbours of the same structure folded into one."""
+    return _part(type(model).__name__, "", model, {})
+
+
+def _part(name: str, path: str, module: nn.Module, seen: dict[int, str]) -> Part:
+    weights, own = [], 0
+    for label, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
+        first = seen.setdefault(id(tensor), f"{path}.{label}".lstrip("."))
+        is_first = first == f"{path}.{label}".lstrip(".")
+        own += tensor.numel() * is_first
+        weights.append(_weight(label, tensor, None if is_first else first))
+    children = [_part(label, f"{path}.{label}", child, seen) for label, child in module.named_children()]
+    children = [child for child in children if child.weights or child.children]
+    parameters = own + sum(child.parameters for child in children)
+    size = sum(w.bytes for w in weights if w.shared_with is None) + sum(child.bytes for child in children)
+    return Part(name, type(module).__name__, parameters, size, weights, list(_folded(children)))
+
+
+def _weight(name: str, tensor: torch.Tensor, shared_with: str | None) -> Weight:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Weight(name, tuple(tensor.shape), dtype, tensor.numel() * tensor.element_size(), shared_with)
+
+
+def _folded(children: list[Part]) -> Iterator[Part]:
+    """Numbered neighbours that are alike become one part named ``0..3``."""
+    run: list[Part] = []
+    for child in [*children, None]:
+        if run and (child is None or not child.name.isdigit() or child.signature() != run[0].signature()):
+            yield _fold(run)
+            run = []
+        if child is not None:
+            run.append(child)
+
+
+def _fold(run: list[Part]) -> Part:
+    first = run[0]
+    if len(run) == 1:
+        return first
+    name, parameters, size = f"{first.name}..{run[-1].name}", sum(p.parameters for p in run), sum(p.bytes for p in run)
+    return Part(name, first.kind, parameters, size, first.weights, first.children, alike=len(run))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a token costs in a forward, and what the model remembers. None: the model does not say.
+
+    products_per_token   floating-point operations of matrix products with weights; a multiplication and an addition are two
+    attention_per_token  operations for each token that a token attends to, all layers together
+    state_per_token      bytes the state grows by with each token of one row
+    state_bytes          bytes of one row's state with room for `state_tokens`
+    """
+
+    products_per_token: int
+    attention_per_token: int | None
+    state_per_token: float | None
+    state_bytes: int | None
+    state_tokens: int | None
+
+    def forward(self, context: int) -> int:
+        """Operations of one token's forward with `context` tokens to attend to."""
+        return self.products_per_token + (self.attention_per_token or 0) * context
+
+
+@torch.no_grad()
+def cost(model: nn.Module) -> Cost:
+    """Counted in one forward over `PROBE` tokens, so that shared layers count as often as they run."""
+    per_key: list[int] = []
+    hooks = [m.register_forward_hook(lambda part, *_: per_key.append(_per_key(part))) for m in _attentions(model)]
+    was_training = model.training
+    try:
+        ids = torch.zeros(1, PROBE, dtype=torch.long, device=next(model.parameters()).device)
+        with FlopCounterMode(display=False) as counter:
+            model.eval()(ids)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    counts = counter.get_flop_counts().get("Global", {})
+    products = sum(count for op, count in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
+    return Cost(products // PROBE, sum(per_key) if per_key else None, *_state(model))
+
+
+def _attentions(model: nn.Module) -> list[Attention]:
+    return [module for module in model.modules() if isinstance(module, Attention)]
+
+
+def _per_key(attention: nn.Module) -> int:
+    """Scores take 2 d_head operations a head and key, the weighted sum of values as many."""
+    project: Any = attention.project
+    return 4 * project.num_heads * project.d_head
+
+
+def _state(model: Any) -> tuple[float | None, int | None, int | None]:
+    if "state" not in getattr(model, "inputs", ()):
+        return None, None, None
+    tokens = getattr(model.config, "max_length", None) or 1024
+    short, long = (model.init_state(1, length, device="meta").nbytes for length in (tokens // 2, tokens))
+    return (long - short) / (tokens - tokens // 2), long, tokens

@@ -1,0 +1,85 @@
+"""Names to recipes: built-in ones, a user's own function, and what a run recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from formers.errors import RunError, TargetError, suggest
+from formers.recipes.recipe import Recipe
+
+_HOMES = ("gpt2", "llama")
+"""Modules of this package, each with a tuple RECIPES of functions."""
+
+
+def functions() -> dict[str, Callable[[], Recipe]]:
+    """Every built-in recipe's function by name: gpt2.tiny, ... Imports no torch."""
+    modules = {home: importlib.import_module(f"formers.recipes.{home}") for home in _HOMES}
+    return {f"{home}.{make.__name__}": make for home, module in modules.items() for make in module.RECIPES}
+
+
+def names() -> tuple[str, ...]:
+    """The names of the built-in recipes."""
+    return tuple(functions())
+
+
+def get(name: str) -> Recipe:
+    """The recipe of a name, or of ``file.py:function`` of the user's own.
+
+    Raises TargetError with a suggestion, or one that says what the user's function returned instead of a Recipe.
+    """
+    if is_own(name):
+        return _own(name)
+    known = functions()
+    if name not in known:
+        raise TargetError(
+            f"unknown recipe {name!r}",
+            "one of " + ", ".join(known) + ", or file.py:function of your own",
+            suggest(name, known),
+        )
+    return known[name]()
+
+
+def is_own(name: str) -> bool:
+    """Whether the name means a function in a file of the user's."""
+    return ".py:" in name or name.endswith(".py")
+
+
+def _own(name: str) -> Recipe:
+    from formers.hub import user_code
+
+    made = user_code.call(name, seed=0)
+    if not isinstance(made, Recipe):
+        raise TargetError(
+            f"{name} returned a {type(made).__name__}",
+            "a formers.recipes.Recipe",
+            "return Recipe(name=..., model=your config, ...); `formers new block NAME` writes an example",
+        )
+    return dataclasses.replace(made, name=made.name or name, code=name)
+
+
+def read(run: Path | str) -> Recipe:
+    """The recipe of a run folder.
+
+    Raises RunError where the folder is no run, ConfigError where a setting is unknown to this version.
+    """
+    path = Path(run) / "recipe.json"
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{run} is no run: {path.name} cannot be read ({error})", "a run folder", "formers runs lists them"
+        ) from None
+    return Recipe.from_json(data, _config_class(data))
+
+
+def _config_class(data: dict[str, Any]) -> type:
+    if data.get("code"):
+        return type(_own(data["code"]).model)
+    from formers.models.registry import spec
+
+    return spec(str(data.get("architecture"))).load().CONFIG
