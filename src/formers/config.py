@@ -186,12 +186,16 @@ class Foreign:
         return ours
 
     def write(self, config: Any) -> dict[str, Any]:
-        """Their settings from our config."""
+        """Their settings from our config. Raises ConfigError listing every setting that they have no word for."""
         theirs: dict[str, Any] = {"model_type": self.model_type, **self.fixed}
+        problems = []
         for their, our in self.names.items():
             value = _plain(getattr(config, our))
             backwards = {v: k for k, v in reversed(list(self.values.get(our, {}).items()))}
+            if backwards and value not in backwards:
+                problems.append(f"{our}={value!r} has no {their} (known: {', '.join(map(repr, backwards))})")
             theirs[their] = backwards.get(value, value)
+        _raise(problems, f"a {self.model_type} configuration that Hugging Face cannot express")
         return theirs
 
     def _not_implemented(self, theirs: Mapping[str, Any]) -> list[str]:

@@ -116,7 +116,9 @@ class Table:
             if all(name in names for name in rule.theirs):
                 values = rule.read([theirs[names[name]] for name in rule.theirs])
                 ours.update(zip(rule.ours, values, strict=True))
-        problems += self._read_ties({tie.their: theirs[names[tie.their]] for tie in self.ties if tie.their in names}, ours)
+        problems += self._read_ties(
+            {tie.their: theirs[names[tie.their]] for tie in self.ties if tie.their in names}, ours
+        )
         problems += _misfits(ours, shapes, bool(problems))
         if problems:
             raise WeightsError(

@@ -1,0 +1,44 @@
+"""Other people's checkpoints, both ways; what a TARGET is; and the difference between two models.
+
+Names load what they need when they are first used, so that `formers.hub.targets.parse` costs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "DiffReport": "formers.hub.report",
+    "Resolved": "formers.hub.targets",
+    "diff": "formers.hub.differences",
+    "load": "formers.hub.targets",
+    "load_folder": "formers.hub.folders",
+    "resolve": "formers.hub.targets",
+    "save": "formers.hub.folders",
+    "write_folder": "formers.hub.files",
+}
+
+if TYPE_CHECKING:
+    from formers.hub.differences import diff as diff
+    from formers.hub.files import write_folder as write_folder
+    from formers.hub.folders import load_folder as load_folder
+    from formers.hub.folders import save as save
+    from formers.hub.report import DiffReport as DiffReport
+    from formers.hub.targets import Resolved as Resolved
+    from formers.hub.targets import load as load
+    from formers.hub.targets import resolve as resolve
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "targets":
+        return importlib.import_module("formers.hub.targets")
+    raise AttributeError(f"module 'formers.hub' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "targets"]

@@ -1,0 +1,49 @@
+"""Models of the Hugging Face hub: their safetensors, configuration and tokenizer, in the hub's own cache; nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from formers.errors import TargetError
+
+FILES = [
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*.json",
+]
+"""What is downloaded. Pickles and code are not."""
+
+
+def fetch(name: str) -> Path:
+    """The folder of a hub model, downloaded where the cache does not hold it.
+
+    Raises:
+        TargetError: no such model, no permission, or no network and nothing in the cache.
+    """
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        raise TargetError(
+            f"the hub has no model {name!r} that you may read",
+            "a public name such as 'openai-community/gpt2'",
+            "check the name; for a private or gated one log in with `hf auth login`",
+        ) from error
+    except HFValidationError as error:
+        raise TargetError(f"{name!r} is no name of a hub model ({error})", "'name' or 'organisation/name'") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise TargetError(
+            f"{name!r} is not in the cache of downloaded models, and the hub cannot be reached",
+            do="connect to the network, or name a folder that is on this machine",
+        ) from error

@@ -1,0 +1,287 @@
+"""Model folders, both ways: Hugging Face's layout by a model's one table of names, and our own for what it does not know.
+
+config.json         theirs; or, for an architecture of ours alone, {"model_type": "formers-NAME", "formers": {...}}
+model.safetensors   one file, or shards with model.safetensors.index.json (read only)
+tokenizer.json, tokenizer_config.json, generation_config.json     where there is a tokenizer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import formers
+from formers import config as configs
+from formers.errors import ConfigError, RunError, WeightsError, suggest
+from formers.hub import user_code
+from formers.hub.files import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    Tensors,
+    main_dtype,
+    read_json,
+    write_folder,
+    write_json,
+    write_tensors,
+)
+from formers.models import registry
+from formers.text import Tokenizer
+from formers.weights import listed
+
+OURS = "formers-"
+"""How the model_type of an architecture that Hugging Face does not know begins."""
+
+FILES = (CONFIG, WEIGHTS, INDEX, "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+"""What a model folder consists of; a folder that holds anything else is never replaced."""
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_folder(
+    folder: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    code: str | None = None,
+) -> nn.Module:
+    """The model of a folder, in evaluation mode. Weights keep the type they are stored in unless `dtype` is given.
+
+    code  the user's ``file.py:function`` that builds the model, for a folder that was saved from one. A folder never
+          brings code of its own to be run.
+
+    Raises:
+        ConfigError: config.json is missing, broken, or asks for what is not implemented (all of it is listed).
+        WeightsError: tensors are missing, unknown, misshapen, or their file is damaged.
+        TargetError: the folder needs `code`, or `code` cannot be used.
+    """
+    folder = Path(folder)
+    settings = read_config(folder)
+    model_type = str(settings.get("model_type"))
+    if model_type.startswith(OURS):
+        model = _load_ours(folder, settings, code, dtype, device)
+    else:
+        model = _load_theirs(folder, settings, dtype, device)
+    return model.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder. Raises ConfigError where it is missing or names no model."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} has no {CONFIG}", "a model folder: config.json and model.safetensors")
+    settings = read_json(folder / CONFIG)
+    if not isinstance(settings.get("model_type"), str):
+        raise ConfigError(f"{folder / CONFIG} has no model_type", "one of " + ", ".join(model_types()))
+    return settings
+
+
+def model_types() -> dict[str, ModuleType]:
+    """The model_type of every reference that we read -> our module."""
+    modules = [spec.load() for spec in registry.specs().values()]
+    return {module.FOREIGN.model_type: module for module in modules if getattr(module, "FOREIGN", None) is not None}
+
+
+def foreign_module(model_type: str) -> ModuleType:
+    """Our module for a reference's model_type. Raises ConfigError with what is known."""
+    known = model_types()
+    if model_type not in known:
+        wanted = "one of " + ", ".join([*known, *(OURS + name for name in registry.specs())])
+        raise ConfigError(f"model_type {model_type!r} is not implemented", wanted, suggest(model_type, known))
+    return known[model_type]
+
+
+def _load_theirs(folder: Path, settings: dict[str, Any], dtype: Any, device: Any) -> nn.Module:
+    module = foreign_module(settings["model_type"])
+    config = configs.from_dict(module.CONFIG, module.FOREIGN.read(settings))
+    check_tokenizer(folder, config.vocab_size)
+    tensors = Tensors(folder, dtype=dtype, device=device)
+    model = _on_meta(module, config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    table = module.weights(config)
+    try:
+        ours = table.read(tensors, shapes)
+    except WeightsError as error:
+        raise _of_another_model(folder, settings["model_type"], table.likeness(tensors), tensors, error) from None
+    return assign(model, ours)
+
+
+def _of_another_model(
+    folder: Path, model_type: str, likeness: float, tensors: Tensors, error: WeightsError
+) -> WeightsError:
+    """`error`, or, where the tensors are plainly another model's, one sentence that says whose."""
+    for name, module in model_types().items():
+        if name != model_type and _first_layer(module).likeness(tensors) > max(0.9, likeness):
+            return WeightsError(
+                f"{folder} holds weights of a {name}, and a {CONFIG} of a {model_type}",
+                "both of one model",
+                f"put the {CONFIG} beside the weights that it was saved with",
+            )
+    return WeightsError(f"{folder}: {error.found}", error.wanted, error.do)
+
+
+def _first_layer(module: ModuleType) -> Any:
+    return module.weights(configs.replace(module.CONFIG(), num_layers=1))
+
+
+def _load_ours(folder: Path, settings: dict[str, Any], code: str | None, dtype: Any, device: Any) -> nn.Module:
+    ours = settings.get("formers")
+    if not isinstance(ours, dict):
+        raise ConfigError(f"{folder / CONFIG} has no settings under 'formers'", "what formers.save writes there")
+    name, stored = ours.get("architecture"), ours.get("config")
+    if name in registry.specs() and stored is not None:
+        module = registry.spec(name).load()
+        model = _on_meta(module, configs.from_dict(module.CONFIG, stored))
+    else:
+        model = user_code.rebuild(str(folder), code, ours.get("code"), stored)
+    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
+    check_tokenizer(folder, vocab_size)
+    return assign(model, _same_names(folder, model, Tensors(folder, dtype=dtype, device=device)))
+
+
+def _on_meta(module: ModuleType, config: Any) -> nn.Module:
+    """The model without memory for its weights, which are assigned afterwards: loading takes one copy of them."""
+    with torch.device("meta"):
+        return module.MODEL(config)
+
+
+def assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Make `tensors` the model's, and share again what it shared."""
+    groups = _tied(model)
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    for first, *others in groups:
+        for name in others:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, model.get_parameter(first))
+    left = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    assert not left, f"no values for {left}"
+    return model
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    """Names of parameters that are one and the same, in groups of two and more."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _same_names(folder: Path, model: nn.Module, tensors: Tensors) -> dict[str, Tensor]:
+    """Tensors stored under the model's own names, those shared stored once."""
+    expected = model.state_dict()
+    again = {name: group[0] for group in _tied(model) for name in group[1:]}
+    problems = [f"missing {name}" for name in expected.keys() - again.keys() - tensors.keys()]
+    problems += [f"unknown {name}" for name in tensors.keys() - expected.keys()]
+    read = {name: tensors[name] for name in tensors if name in expected}
+    problems += [
+        f"{name} is {tuple(tensor.shape)}, the model's is {tuple(expected[name].shape)}"
+        for name, tensor in read.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if problems:
+        raise WeightsError(listed(f"{folder}: the tensors do not fit the model", sorted(problems)))
+    return {name: read[again.get(name, name)] for name in expected}
+
+
+def check_tokenizer(folder: Path, vocab_size: int | None) -> None:
+    """Refuse a tokenizer.json with ids that the model has no row for. (Rows without a token are common: padding.)"""
+    if vocab_size is None or not (folder / "tokenizer.json").is_file():
+        return
+    contents = read_json(folder / "tokenizer.json")
+    vocab = (contents.get("model") or {}).get("vocab") or {}
+    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+    largest = max([*ids, *(token["id"] for token in contents.get("added_tokens") or ())], default=-1)
+    if largest >= vocab_size:
+        raise ConfigError(
+            f"{folder}: the tokenizer has ids up to {largest}, the model's vocab_size is {vocab_size}",
+            f"a tokenizer with ids below {vocab_size}",
+            "put the tokenizer.json beside the model that was trained with it",
+        )
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def save(
+    model: nn.Module, folder: Path | str, *, tokenizer: Tokenizer | None = None, code: Mapping[str, str] | None = None
+) -> Path:
+    """Write `model` as a folder that ``formers.load`` opens and, if Hugging Face knows the architecture, transformers too.
+
+    The folder appears whole or not at all. One that stands there is replaced if it holds nothing but a model's files.
+
+    code  for a model of the user's own: what ``formers.hub.user_code.record("file.py:function")`` gives, so that whoever
+          loads the folder is told which code to name
+
+    Raises:
+        RunError: the folder holds other files, or cannot be written.
+        ConfigError: the tokenizer has more ids than the model.
+    """
+    folder = Path(folder)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    _check_replaceable(folder)
+    settings, tensors = describe(model, code)
+    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if tokenizer is not None and vocab_size is not None and tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {vocab_size}",
+            "the tokenizer that the model was trained with",
+        )
+    end = None if tokenizer is None else tokenizer.end_of_text
+    ends = {"bos_token_id": end, "eos_token_id": end}
+    with write_folder(folder, replace=True) as aside:
+        write_json(aside / CONFIG, {**settings, "dtype": main_dtype(tensors), **ends, "pad_token_id": None})
+        write_tensors(aside, tensors)
+        if tokenizer is not None:
+            tokenizer.save(aside)
+            write_json(aside / "generation_config.json", ends)
+    return folder
+
+
+def describe(model: nn.Module, code: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What stands in config.json, and the tensors under the names they are stored by."""
+    config = getattr(model, "config", None)
+    module = _module_of(model)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in _second_names(model)}
+    if module is not None and getattr(module, "FOREIGN", None) is not None:
+        settings = {"architectures": [module.FOREIGN.class_name], **module.FOREIGN.write(config)}
+        return settings, module.weights(config).write(state)
+    name = getattr(config, "architecture", type(model).__name__)
+    if module is None and name in registry.specs():  # a subclass of the user's: not the built-in model
+        name = type(model).__name__
+    ours: dict[str, Any] = {"architecture": name, "version": formers.__version__}
+    if config is not None and hasattr(config, "__dataclass_fields__"):
+        ours["config"] = configs.to_dict(config)
+    if code is not None:
+        ours["code"] = dict(code)
+    return {"architectures": [type(model).__name__], "model_type": OURS + str(name), "formers": ours}, state
+
+
+def _module_of(model: nn.Module) -> ModuleType | None:
+    """The built-in module that defines exactly this model; None for the user's own, subclasses included."""
+    architecture = getattr(getattr(model, "config", None), "architecture", None)
+    if architecture not in registry.specs():
+        return None
+    module = registry.spec(architecture).load()
+    return module if type(model) is module.MODEL else None
+
+
+def _second_names(model: nn.Module) -> set[str]:
+    return {name for group in _tied(model) for name in group[1:]}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Writing a folder swaps it as a whole, so a folder with anything but a model in it is left alone."""
+    if not folder.is_dir():
+        return
+    others = [path.name for path in sorted(folder.iterdir()) if path.name not in FILES]
+    if others:
+        raise RunError(
+            f"{folder} holds files that are no model's: {', '.join(others[:5])}{' ..' * (len(others) > 5)}",
+            "a new folder, an empty one, or one that holds only a model",
+            "choose another folder",
+        )

@@ -1,0 +1,252 @@
+"""TARGET: what every verb takes. A name, a path or a file of the user's own, made into a model.
+
+    runs/x                    a run: its model/ folder
+    folder                    a model folder: config.json and model.safetensors
+    gpt2, gpt2.tiny           a built-in architecture, with a preset; fresh weights
+    my_model.py:function      the user's own
+    org/name, hf:gpt2         a model of the Hugging Face hub
+    transformers:folder       a model folder opened by transformers, for comparison
+
+`parse` decides which it is and imports no torch, so that a wrong name costs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from formers.errors import RunError, TargetError
+from formers.models import registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from formers.text import Tokenizer
+
+Kind = Literal["run", "folder", "architecture", "code", "hub", "transformers", "module"]
+
+WANTED = "a run, a model folder, an architecture, file.py:function, or a hub name (org/name or hf:name)"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a TARGET names. path: of a run or folder. note: what the user should know of the choice."""
+
+    text: str
+    kind: Kind
+    path: Path | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model and where it comes from.
+
+    name    what the user typed
+    kind    run, folder, architecture, code, transformers or module
+    recipe  recipe.json of a run
+    fresh   whether the weights are newly drawn rather than read
+    folder  the model folder, where there is one
+    note    a sentence for the user, or ""
+    """
+
+    name: str
+    kind: Kind
+    model: Any
+    recipe: dict[str, Any] | None = None
+    fresh: bool = False
+    folder: Path | None = None
+    note: str = ""
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer beside the model, or None. Raises DataError, when first asked for, if it cannot be read."""
+        from formers.text import load_tokenizer
+
+        if self.folder is None or not (self.folder / "tokenizer.json").is_file():
+            return None
+        return load_tokenizer(self.folder)
+
+
+# --- what is meant ----------------------------------------------------------------------------------------------------
+
+
+def parse(target: str | Path) -> Target:
+    """Which kind of thing `target` names.
+
+    Raises:
+        TargetError: nothing of that name; near names are suggested.
+    """
+    text = str(target)
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix == "hf" and rest:
+        return Target(rest, "hub")
+    if colon and prefix == "transformers" and rest:
+        return Target(rest, "transformers")
+    if text.endswith(".py") or ".py:" in text:
+        return Target(text, "code")
+    if isinstance(target, str) and text.partition(".")[0] in registry.specs():
+        return _architecture(text)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return Target(text, "run" if (path / "recipe.json").is_file() else "folder", path)
+    if path.exists():
+        raise TargetError(f"{text} is a file", WANTED, "name the folder it stands in")
+    if isinstance(target, str) and _may_be_hub_name(text):
+        return Target(text, "hub")
+    raise _nothing(text)
+
+
+def _architecture(text: str) -> Target:
+    name, dot, preset = text.partition(".")
+    registry.configure(name, preset if dot else None)  # an unknown preset is refused here
+    note = f"{text} is the built-in architecture with fresh weights"
+    if not dot:
+        note += f"; hf:{name} is the hub's model" + (f", ./{name} the folder" if Path(text).is_dir() else "")
+    return Target(text, "architecture", note=note)
+
+
+def _may_be_hub_name(text: str) -> bool:
+    """organisation/name, unless a folder called organisation is here: then it is a path with a typo."""
+    organisation, slash, name = text.partition("/")
+    plain = all(part and not part.startswith((".", "~")) for part in (organisation, name))
+    return bool(slash) and plain and "/" not in name and not Path(organisation).is_dir()
+
+
+def _nothing(text: str) -> TargetError:
+    path = Path(text).expanduser()
+    names = {p.name: str(p) for p in path.parent.iterdir()} if path.parent.is_dir() else {}
+    names |= {p.name: str(p) for p in Path("runs").glob("*/")} if path.parent == Path(".") else {}
+    names |= {name: name for name in registry.specs()}
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    return TargetError(
+        f"there is no {text!r}", WANTED, "did you mean " + " or ".join(names[n] for n in near) + "?" if near else ""
+    )
+
+
+# --- making it --------------------------------------------------------------------------------------------------------
+
+
+def resolve(
+    target: str | Path | nn.Module,
+    *,
+    seed: int = 0,
+    code: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Resolved:
+    """The model that `target` names.
+
+    seed  draws the weights of an architecture or of the user's own model
+    code  ``file.py:function`` that builds the model of a run or folder which was made by code of the user's
+
+    Raises:
+        TargetError, ConfigError, WeightsError, RunError: one clear error for whatever is wrong.
+    """
+    from torch import nn
+
+    if isinstance(target, nn.Module):
+        return Resolved(type(target).__name__, "module", target.to(device=device, dtype=dtype))
+    parsed = parse(target)
+    maker = {"run": _run, "folder": _folder, "hub": _hub, "transformers": _transformers}.get(parsed.kind)
+    if maker is not None:
+        return maker(parsed, code, dtype, device)
+    from formers.hub import user_code
+
+    if parsed.kind == "architecture":
+        name, dot, preset = parsed.text.partition(".")
+        model = registry.build(name, preset if dot else None, seed=seed)
+    else:
+        model = user_code.build(parsed.text, seed=seed)
+    return Resolved(parsed.text, parsed.kind, model.to(device=device, dtype=dtype), fresh=True, note=parsed.note)
+
+
+def load(
+    target: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    code: str | None = None,
+) -> nn.Module:
+    """The trained model of a run, a Hugging Face folder, or a hub name, in evaluation mode.
+
+    Weights keep the type they are stored in unless `dtype` is given. A bare name such as ``"gpt2"`` is the hub's here,
+    since an architecture alone has no weights to load; ``formers.build`` makes those.
+
+    code  the user's ``file.py:function``, for what was made by code of the user's
+
+    Raises:
+        TargetError, ConfigError, WeightsError, RunError: one clear error for whatever is wrong.
+    """
+    parsed = parse(target)
+    if parsed.kind == "architecture" and "." in parsed.text:
+        name, _, preset = parsed.text.partition(".")
+        raise TargetError(
+            f"{parsed.text} is an architecture, and has no weights to load",
+            "a run, a model folder or a hub name",
+            f"formers.build({name!r}, preset={preset!r}) makes one with fresh weights",
+        )
+    if parsed.kind == "architecture":
+        target = f"hf:{parsed.text}"
+    return resolve(target, code=code, dtype=dtype, device=device).model.eval()
+
+
+def _folder(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+    from formers.hub.folders import load_folder
+
+    assert parsed.path is not None
+    model = load_folder(parsed.path, dtype=dtype, device=device, code=code)
+    return Resolved(parsed.text, "folder", model, folder=parsed.path)
+
+
+def _run(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+    from formers.hub.folders import load_folder
+
+    assert parsed.path is not None
+    recipe, folder = read_recipe(parsed.path), parsed.path / "model"
+    if not folder.is_dir():
+        raise _no_model_yet(parsed.path)
+    model = load_folder(folder, dtype=dtype, device=device, code=code)
+    return Resolved(parsed.text, "run", model, recipe, folder=folder)
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """recipe.json of a run folder. Raises RunError where it is damaged."""
+    try:
+        recipe = json.loads((run / "recipe.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run / 'recipe.json'} cannot be read ({error})", "the recipe of a run") from error
+    if not isinstance(recipe, dict):
+        raise RunError(f"{run / 'recipe.json'} holds a {type(recipe).__name__}", "a JSON object")
+    return recipe
+
+
+def _no_model_yet(run: Path) -> RunError:
+    steps = sorted((p.name for p in (run / "checkpoints").glob("step-*")), key=lambda name: int(name[5:] or 0))
+    where = f"its newest checkpoint is {steps[-1]}" if steps else "it has no checkpoint either"
+    return RunError(
+        f"the run {run} has no model yet ({where})",
+        "a run that has ended, which writes model/",
+        f"wait, or go on with it: formers train --resume --out {run}",
+    )
+
+
+def _hub(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+    from formers.hub.fetch import fetch
+
+    folder = fetch(parsed.text)
+    found = _folder(Target(parsed.text, "folder", folder), code, dtype, device)
+    return Resolved(parsed.text, "folder", found.model, folder=folder)
+
+
+def _transformers(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+    from formers.hub.wrapped import open_with_transformers
+
+    model = open_with_transformers(parsed.text, dtype).to(device=device)
+    folder = Path(parsed.text) if Path(parsed.text).is_dir() else None
+    return Resolved(f"transformers:{parsed.text}", "transformers", model, folder=folder)
