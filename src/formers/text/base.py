@@ -105,7 +105,8 @@ class Tokenizer(ABC):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, by the fastest means there is; special tokens are never recognised."""
-        return [self.encode(text) for text in texts]
+        check_texts(texts)
+        return [self._ids(text) for text in texts]
 
     # -- ids to text ----------------------------------------------------------------------------------------------------
 
@@ -201,6 +202,14 @@ def check_text(text: str) -> None:
             wanted="Unicode characters that UTF-8 can express",
             do="read the file with errors='replace', or drop that character",
         ) from None
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """`check_text` of each; and a lone string is no batch, though it is a sequence of strings."""
+    if isinstance(texts, str):
+        raise DataError("found one text", wanted="a sequence of texts", do="put it in a list: encode_batch([text])")
+    for text in texts:
+        check_text(text)
 
 
 def check_special(names: Sequence[str], taken: Iterable[str] = ()) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from formers.errors import ConfigError, DataError
 from formers.text import bpe, hf_format, patterns
-from formers.text.base import END_OF_TEXT, Tokenizer, check_special, check_text, one_or_many
+from formers.text.base import END_OF_TEXT, Tokenizer, check_special, check_text, check_texts, one_or_many
 from formers.text.stand_ins import BYTE_ORDER, from_stand_ins, to_stand_ins
 
 CACHED_PIECES = 200_000
@@ -106,8 +106,7 @@ class BPETokenizer(Tokenizer):
         """
         from formers.text import rust
 
-        for text in texts:
-            check_text(text)
+        check_texts(texts)
         here = [rust.disputed.in_text(text) for text in texts]
         there = self._backend.encode([text for text, mine in zip(texts, here, strict=True) if not mine])
         bulk = iter(there)
@@ -136,7 +135,9 @@ class BPETokenizer(Tokenizer):
             )
         tokens = {token_id: token for token_id, token in self.tokens.items() if token_id < vocab_size}
         merges = [(a, b) for a, b in self.merges if self.id_of[self.tokens[a] + self.tokens[b]] < vocab_size]
-        return BPETokenizer(tokens, merges, self.special_tokens, self.pattern, whole_pieces=self.whole_pieces)
+        return BPETokenizer(
+            tokens, merges, self.special_tokens, self.pattern, whole_pieces=self.whole_pieces, template=self.template
+        )
 
     # -- files ----------------------------------------------------------------------------------------------------------
 

@@ -66,17 +66,12 @@ def _read(contents: Json, name: str) -> Tokenizer:
     special = {token["content"]: token["id"] for token in contents.get("added_tokens") or ()}
     if model["type"] == "WordLevel":
         return _char(model, special, name)
+    in_byte_order = {char: value for value, char in enumerate(STAND_INS)}
     if contents["pre_tokenizer"] == hf_format.BYTES_ONLY and not model["merges"]:
-        return _byte(model, special, name)
+        tokenizer = ByteTokenizer(sorted(special, key=special.__getitem__))
+        if {**model["vocab"], **special} == in_byte_order | tokenizer.special_tokens:
+            return tokenizer
     return _bpe(contents, special)
-
-
-def _byte(model: Json, special: dict[str, int], name: str) -> ByteTokenizer:
-    tokenizer = ByteTokenizer(sorted(special, key=special.__getitem__))
-    expected = {char: value for value, char in enumerate(STAND_INS)} | tokenizer.special_tokens
-    if {**model["vocab"], **special} != expected:
-        raise DataError(f"{name}: bytes do not have the ids 0 to 255, followed by the special tokens")
-    return tokenizer
 
 
 def _char(model: Json, special: dict[str, int], name: str) -> CharTokenizer:

@@ -58,7 +58,7 @@ def split(text: str, pattern: str = "gpt2") -> list[str]:
     """The pieces of `text`, which joined are `text` again: the matches, and what lies between them."""
     expression = compiled(pattern)
     pieces = [match.group() for match in expression.finditer(text)] if expression.groups else expression.findall(text)
-    if sum(map(len, pieces)) == len(text):
+    if all(pieces) and sum(map(len, pieces)) == len(text):
         return pieces
     return _with_gaps(text, expression)
 
