@@ -1,1 +1,30 @@
-"""Text from models: prefill, step and stop; samplers; streams; scores."""
+"""Text from models: prefill, step and stop; samplers; streams of text; scores.
+
+ids = generate(model, input_ids, max_new_tokens=64, top_k=50)
+done = generate_text(model, tokenizer, ["Once upon a time"], temperature=0.8)
+"""
+
+from __future__ import annotations
+
+from formers.generation.loop import Generation, Step, complete, generate, generate_stream
+from formers.generation.samplers import Sampler, SampleSettings
+from formers.generation.scores import score, token_log_probs
+from formers.generation.settings import GenerateSettings
+from formers.generation.text import Completion, Piece, generate_text, stream_text
+
+__all__ = [
+    "Completion",
+    "GenerateSettings",
+    "Generation",
+    "Piece",
+    "SampleSettings",
+    "Sampler",
+    "Step",
+    "complete",
+    "generate",
+    "generate_stream",
+    "generate_text",
+    "score",
+    "stream_text",
+    "token_log_probs",
+]

@@ -1,0 +1,122 @@
+"""What reads text and tells the logits of the next token: through a state where the model keeps one, else anew each time.
+
+Both give the same logits. The one without a state is the slow twin, and serves any module whose forward takes
+``input_ids`` and returns logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from formers.errors import TargetError
+from formers.generation.prompts import Prompts
+from formers.parts.model import Model
+from formers.parts.states import State
+
+
+class Reader(Protocol):
+    """Reads a prompt, then a token a row at a time."""
+
+    def prompt(self) -> Tensor:
+        """Logits [batch, vocab] of the first new token."""
+        ...
+
+    def token(self, tokens: Tensor) -> Tensor:
+        """Logits [batch, vocab] after one more token [batch] in every row."""
+        ...
+
+
+class StateReader:
+    """Prefill and step through a state that has room for the whole text. `stepper` may run the steps faster."""
+
+    def __init__(self, model: Model, prompts: Prompts, room: int, stepper: Model | None = None) -> None:
+        self.model, self.prompts, self.room = model, prompts, room
+        self.stepper = model if stepper is None else stepper
+        self.state: State | None = None
+
+    def prompt(self) -> Tensor:
+        device = device_of(self.model)
+        self.state = self.model.init_state(self.prompts.batch_size, self.room)
+        positions = self.prompts.positions(device) if self.prompts.ragged else None
+        return self._read(self.model, self.prompts.padded(0, device), positions)
+
+    def token(self, tokens: Tensor) -> Tensor:
+        return self._read(self.stepper, tokens[:, None], None)
+
+    def _read(self, model: Model, ids: Tensor, positions: Any) -> Tensor:
+        hidden, staged = model.body(ids, positions, self.state)
+        assert staged is not None
+        self.state = staged.commit()
+        return model.head(hidden[:, -1:])[:, 0]
+
+
+class WholeReader:
+    """Reads the whole text again for every token: any causal module. Rows are padded on the right, where no token of a
+    causal model looks, so rows of different lengths need no mask."""
+
+    def __init__(self, model: nn.Module, prompts: Prompts) -> None:
+        self.model = model
+        self.rows = [list(row) for row in prompts.rows]
+
+    def prompt(self) -> Tensor:
+        device = device_of(self.model)
+        ids = pad_sequence([torch.tensor(row) for row in self.rows], batch_first=True).to(device)
+        last = torch.tensor([len(row) - 1 for row in self.rows], device=device)
+        every = torch.arange(len(self.rows), device=device)
+        if isinstance(self.model, Model):
+            hidden, _ = self.model.body(ids)
+            return self.model.head(hidden[every, last][:, None])[:, 0]
+        return logits_of(self.model(ids), self.model)[every, last]
+
+    def token(self, tokens: Tensor) -> Tensor:
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            row.append(token)
+        return self.prompt()
+
+
+def reader_of(model: nn.Module, prompts: Prompts, room: int, stepper: nn.Module | None = None) -> Reader:
+    """The reader that fits the model."""
+    if keeps_state(model):
+        return StateReader(cast(Model, model), prompts, room, cast("Model | None", stepper))
+    return WholeReader(model, prompts)
+
+
+def keeps_state(model: nn.Module) -> bool:
+    return "state" in getattr(model, "inputs", ())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def logits_of(output: Any, model: nn.Module) -> Tensor:
+    """Logits [batch, seq, vocab] of a forward of any module. Raises TargetError where it gives none."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 3:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise TargetError(
+            f"{type(model).__name__}.forward(input_ids) gave {found}",
+            "an object with .logits [batch, seq, vocab]",
+            "return one from forward",
+        )
+    return logits
+
+
+@contextlib.contextmanager
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """All modules in evaluation mode, and each back in its own mode afterwards."""
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

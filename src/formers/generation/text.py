@@ -1,0 +1,115 @@
+"""Generation from text to text: encode, generate, decode as tokens come, cut at stop strings.
+
+    for done in generate_text(model, tokenizer, ["Once upon a time", "def main("], temperature=0.8, stop_strings=("\\n",)):
+        print(done.text)
+
+An empty prompt starts from the tokenizer's end_of_text, where documents begin. End_of_text also ends a row, unless other
+stop tokens are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from formers.errors import DataError
+from formers.generation.loop import Step, generate_stream
+from formers.generation.prompts import vocab_size_of
+from formers.generation.settings import GenerateSettings
+from formers.generation.stops import LENGTH, TOKEN, RowText
+
+if TYPE_CHECKING:
+    from formers.text.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A prompt and its continuation. `text` ends before the stop string or stop token; `ids` hold all new tokens."""
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    ended: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of one row, final as it stands. `ended` says why the row ended, with its last piece."""
+
+    row: int
+    text: str
+    ids: tuple[int, ...]
+    ended: str | None = None
+
+
+def generate_text(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[str],
+    *,
+    on_piece: Callable[[Piece], None] | None = None,
+    settings: GenerateSettings | None = None,
+    **changes: Any,
+) -> list[Completion]:
+    """A `Completion` for every prompt. Settings are those of `generate`; `on_piece` is called with text as it comes."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    pieces: list[list[Piece]] = [[] for _ in prompts]
+    for piece in stream_text(model, tokenizer, prompts, settings=settings, **changes):
+        pieces[piece.row].append(piece)
+        if on_piece is not None:
+            on_piece(piece)
+    return [_completion(prompt, row) for prompt, row in zip(prompts, pieces, strict=True)]
+
+
+def _completion(prompt: str, pieces: list[Piece]) -> Completion:
+    ids = tuple(i for piece in pieces for i in piece.ids)
+    return Completion(prompt, "".join(piece.text for piece in pieces), ids, pieces[-1].ended or LENGTH)
+
+
+def stream_text(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[str],
+    *,
+    settings: GenerateSettings | None = None,
+    **changes: Any,
+) -> Iterator[Piece]:
+    """Pieces of text of all rows, as soon as they are certain: whole characters, and nothing a stop string may cut."""
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    chosen = _for_text(GenerateSettings.of(settings, changes), model, tokenizer)
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    steps = generate_stream(model, ids, tokenizer=tokenizer, settings=chosen)
+    return _pieces(steps, [RowText(tokenizer, chosen.stop_strings) for _ in ids], chosen.max_new_tokens)
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids of a prompt; end_of_text for an empty one. Raises DataError where the tokenizer has none."""
+    ids = tokenizer.encode(prompt)
+    if ids:
+        return ids
+    if tokenizer.end_of_text is None:
+        raise DataError("the prompt is empty", "some text: this tokenizer has no end_of_text to start from")
+    return [tokenizer.end_of_text]
+
+
+def _for_text(settings: GenerateSettings, model: nn.Module, tokenizer: Tokenizer) -> GenerateSettings:
+    """End at end_of_text unless told otherwise, and never draw an id that the tokenizer cannot decode."""
+    if not settings.stop_tokens and tokenizer.end_of_text is not None:
+        settings = replace(settings, stop_tokens=(tokenizer.end_of_text,))
+    rows = vocab_size_of(model)
+    if settings.vocab_size is None and rows is not None and rows > tokenizer.vocab_size:
+        settings = replace(settings, vocab_size=tokenizer.vocab_size)
+    return settings
+
+
+def _pieces(steps: Iterator[Step], rows: list[RowText], last: int) -> Iterator[Piece]:
+    for number, step in enumerate(steps, start=1):
+        for i, (token, ended) in enumerate(zip(step.tokens, step.ended, strict=True)):
+            if token is None:
+                continue
+            ended = ended or (LENGTH if number == last else None)
+            text = "" if ended == TOKEN else rows[i].feed(token)
+            yield Piece(i, text + (rows[i].finish() if ended else ""), (token,), ended)
