@@ -1,0 +1,150 @@
+"""Run folders to one self-contained HTML file: no network, no second file, at most 500 kB plus 20 kB a run.
+
+The page is ``report.html`` with its style, its scripts, the vendored chart script and the data put in by plain string
+replacement. A content security policy allows exactly these two scripts, by their hashes, and nothing from anywhere else:
+even a mistake in escaping could not run a sample.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from formers.errors import RunError
+from formers.text.files import write_atomic
+
+from . import budget, evidence, page
+from .escaping import embed, text
+from .runs import RunLike, RunRecord, labels, read_runs
+from .series import curves
+from .tables import Table, table
+from .words import summary
+
+
+def write_report(run_folders: Sequence[RunLike] | RunLike, out: Path | str) -> Path:
+    """Write the report of one or several runs to ``out`` (an HTML file; its folder is made) and return its path.
+
+    Raises RunError where a folder is not a readable run, or ``out`` cannot be a file.
+    """
+    runs = read_runs(
+        run_folders if isinstance(run_folders, Sequence) and not isinstance(run_folders, str) else [run_folders]
+    )
+    out = Path(out)
+    if out.is_dir():
+        raise RunError(f"{out} is a folder", "the name of the HTML file to write", f"--out {out / 'report.html'}")
+    _write(out, render(runs))
+    return out
+
+
+def render(runs: Sequence[RunRecord]) -> str:
+    """The whole page as text. Runs with unusually much text get tighter bounds until the page keeps its size limit."""
+    most = budget.limit(len(runs))
+    for squeeze in (1.0, 0.6, 0.3, 0.15):
+        content = _render(runs, budget.fair(len(runs), squeeze))
+        if len(content.encode()) <= most:
+            break
+    return content
+
+
+def _render(runs: Sequence[RunRecord], bounds: budget.Budget) -> str:
+    names, content = labels(runs), table(runs)
+    vendor_script, script = _vendored(), "".join(map(_resource, _SCRIPTS))
+    data = {
+        "looks": page.looks(),
+        "runs": [{"name": name, **curves(run, bounds)} for run, name in zip(runs, names, strict=True)],
+    }
+    fields = {
+        "policy": f"{_POLICY}; script-src {_hash(vendor_script)} {_hash(script)}",
+        "style": _resource("vendor/uPlot.min.css") + _resource("report.css"),
+        "vendor_script": vendor_script,
+        "script": script,
+        "data": embed(data),
+        "binning": _binning(runs, bounds),
+        **_written(runs, names, content, bounds),
+    }
+    return fill(_resource("report.html"), fields)
+
+
+def _written(runs: Sequence[RunRecord], names: Sequence[str], content: Table, bounds: budget.Budget) -> dict[str, str]:
+    """The parts of the page that are text and tables."""
+    return {
+        "title": text(page.title(names)),
+        "summary": page.paragraphs(summary(runs, content.rows)),
+        "tiles": page.tiles(runs, content.rows),
+        "picker": page.picker(names),
+        "results": page.results(content, names),
+        "meanings": page.glossary(content),
+        "baselines": page.baselines(content),
+        "chance": _CHANCE if len(runs) > 1 else "",
+        "alone": "alone" if len(runs) == 1 else "together",
+        "samples": evidence.samples(runs, names, bounds),
+        "certificates": evidence.certificates(runs, names),
+        "recipes": evidence.settings([run.recipe for run in runs], names, bounds),
+        "environments": evidence.settings([run.environment for run in runs], names, bounds),
+        "events": evidence.events(runs, names, bounds),
+        "written": text(f"{datetime.datetime.now().astimezone():%d %B %Y, %H:%M %Z}"),
+        "version": text(_version()),
+    }
+
+
+_CHANCE = (
+    '<p class="note">Bold: the best number in its column. Each row is one training, so a small difference may be chance. '
+    "Click a heading to sort.</p>"
+)
+
+
+_SCRIPTS = ("numbers.js", "lines.js", "charts.js", "report.js")
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    """Replace every ``{{name}}`` of the template, once: what is put in is never looked at again."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
+
+
+def _binning(runs: Sequence[RunRecord], bounds: budget.Budget) -> str:
+    longest = max(len(run.train) for run in runs)
+    if longest <= bounds.points:
+        return "Every recorded training step is drawn."
+    return (
+        f"The longest run recorded {longest:,} training steps; curves are drawn from at most {bounds.points:,} bins of "
+        "consecutive steps. Loss, throughput and gradient norm show the mean of each bin, the shaded band runs from its "
+        "smallest to its largest value, and the learning rate is that of its last step. "
+        "A bin with a value that is not a number is left out, as a gap."
+    )
+
+
+def _resource(name: str) -> str:
+    return (files("formers.comparison") / name).read_text(encoding="utf-8")
+
+
+def _vendored() -> str:
+    """The chart script under its licence, which asks to be in every copy."""
+    return f"/*\n{_resource('vendor/LICENSE')}*/\n{_resource('vendor/uPlot.iife.min.js')}"
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("formers")
+    except importlib.metadata.PackageNotFoundError:  # run from a clone that was never installed
+        return "of a clone"
+
+
+def _write(out: Path, content: str) -> None:
+    """Whole or not at all: a reader never sees half a page, and a full disk leaves the old one in place."""
+    try:
+        write_atomic(out, content.encode())
+    except OSError as error:
+        raise RunError(
+            f"{out} cannot be written: {error.strerror}", "a place with room to write", "another --out"
+        ) from error
