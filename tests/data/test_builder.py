@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_the_overlap_is_the_share_of_long_validation_lines_that_training_has(tmp
     folder.mkdir()
     for number in range(20):
         own = f"this line number {number} is longer than forty characters too"
-        folder.joinpath(f"{number}.txt").write_text(f"{shared}\n  {shared}\r\n{own}\n{short}\n")
+        folder.joinpath(f"{number}.txt").write_text(f"{' ' * number}{shared}\n{shared}\r\n{own}\n{short}\n")
     summary = build(folder, tmp_path / "out", tokenizer="byte")
     assert summary.overlap == pytest.approx(2 / 3)
     assert open_shards(tmp_path / "out").meta["overlap_lines"] == 3 * summary.documents["validation"]
@@ -95,10 +96,9 @@ def test_without_validation_a_single_file_stays_one_document(tmp_path: Path) -> 
 
 
 def test_large_vocabularies_take_four_bytes_a_token(tmp_path: Path) -> None:
-    class Wide(ByteTokenizer):
-        vocab_size = 70_000
-
-    with ShardWriter(tmp_path, Wide()) as writer:
+    wide = ByteTokenizer()
+    wide.vocab_size = 70_000
+    with ShardWriter(tmp_path, wide) as writer:
         writer.add([1, 69_999], 2, 0)
         assert writer.finish({})["dtype"] == "uint32"
     assert np.fromfile(tmp_path / "tokens.bin", "<u4").tolist() == [1, 69_999, 256]
@@ -119,6 +119,40 @@ def test_a_tokenizer_folder_is_used_as_it_is(corpus: Path, tmp_path: Path) -> No
     assert summary.tokenizer_fingerprint == open_shards(tmp_path / "one").meta["tokenizer_fingerprint"]
 
 
+def test_a_character_vocabulary_has_those_of_validation_too(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(30):
+        folder.joinpath(f"{number}.txt").write_text(chr(0x4E00 + number) * 9, encoding="utf-8")
+    summary = build(folder, tmp_path / "out", tokenizer="char")
+    assert summary.vocab_size == 31
+    assert summary.documents["validation"] > 0
+
+
+def test_gpt2s_own_tokenizer_needs_no_training(tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text("Hello world")
+    build(tmp_path / "my.txt", tmp_path / "out", tokenizer="gpt2", validation=0)
+    shards = open_shards(tmp_path / "out")
+    assert shards.document_tokens(0).tolist() == [15496, 995, 50256]
+    assert shards.tokens.dtype == np.uint16
+
+
+def test_a_long_text_trains_the_tokenizer_on_a_part_of_its_documents(corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    seen: list[list[str]] = []
+
+    def remember(kind: str, texts, vocab_size: int) -> ByteTokenizer:
+        seen.append(list(texts))
+        return ByteTokenizer()
+
+    monkeypatch.setattr("formers.text.train_tokenizer", remember)
+    build(corpus, tmp_path / "out", vocab_size=257)
+    size = sum(map(len, seen[0]))
+    monkeypatch.setattr("formers.data.vocabulary.TRAIN_ON", size // 2)
+    build(corpus, tmp_path / "out", vocab_size=257)
+    assert 0.2 * size < sum(map(len, seen[1])) < 0.8 * size
+    assert set(seen[1]) < set(seen[0])
+
+
 def test_bpe_is_trained_on_training_documents_alone(corpus: Path, tmp_path: Path) -> None:
     summary = build(corpus, tmp_path / "out", vocab_size=300)
     assert (summary.vocab_size, summary.tokenizer_kind) == (300, "bpe")
@@ -135,6 +169,8 @@ def test_a_shard_folder_is_replaced_and_anything_else_is_not(corpus: Path, tmp_p
     out.mkdir()
     build(corpus, out, tokenizer="byte")
     first = contents(out)
+    meta = json.loads((out / "meta.json").read_text())
+    (out / "meta.json").write_text(json.dumps({**meta, "version": 0}))  # ours, from another time
     build(corpus, out, tokenizer="byte", seed=1)
     assert contents(out) != first
     with pytest.raises(DataError, match="no shard folder"):
@@ -191,6 +227,23 @@ def test_bad_settings_are_refused_and_nothing_is_left(tmp_path: Path, settings: 
     with pytest.raises(DataError, match=says):
         build(tmp_path / "my.txt", tmp_path / "out", **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["my.txt"]
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    build(corpus, out, tokenizer="byte")
+    before, rename = contents(out), os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if ".part-" in Path(source).name:
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(DataError, match="Input/output error"):
+        build(corpus, out, tokenizer="byte", seed=1)
+    assert contents(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "out"]
 
 
 def test_sources_without_text_say_what_was_there(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from formers.data import cache_root, cached_shards, open_shards
 from formers.data.shards import ShardWriter
 from formers.errors import DataError
+from formers.text import ByteTokenizer
 
 
 @pytest.fixture
@@ -41,9 +42,22 @@ def test_other_contents_and_settings_have_other_folders(file: Path, tmp_path: Pa
     assert len(set(folders)) == 7
 
 
-def test_damaged_cache_is_built_again(file: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_folder_counts_by_what_it_holds(file: Path, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    folders = []
+    for special in ("<|endoftext|>", "<|eos|>", "<|endoftext|>"):
+        ByteTokenizer([special]).save(tokenizer)
+        folders.append(cached_shards(file, tokenizer=tokenizer, cache=tmp_path / "cache"))
+    assert folders[0] == folders[2] != folders[1]
+    by_object = [cached_shards(file, tokenizer=ByteTokenizer([s]), cache=tmp_path / "cache") for s in ("<s>", "</s>")]
+    assert by_object[0] != by_object[1]
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "meta.json"])
+def test_damaged_cache_is_built_again(file: Path, tmp_path: Path, name: str) -> None:
     folder = cached_shards(file, tokenizer="byte", cache=tmp_path)
-    (folder / "tokens.bin").write_bytes(b"")
+    (folder / name).write_bytes(b"")
     assert cached_shards(file, tokenizer="byte", cache=tmp_path) == folder
     open_shards(folder, verify=True)
 

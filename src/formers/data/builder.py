@@ -149,11 +149,14 @@ def build(
     return build_with(as_sources(sources), Path(out), settings, quiet=quiet)
 
 
-def build_with(sources: list[Source], out: Path, settings: Settings, *, quiet: bool = False) -> Summary:
-    """:func:`build` with its settings as one object."""
+def build_with(
+    sources: list[Source], out: Path, settings: Settings, *, quiet: bool = False, replace: bool = False
+) -> Summary:
+    """:func:`build` with its settings as one object; `replace`: whatever stands at `out` may go."""
     started = time.perf_counter()
     out = out.expanduser().resolve()
-    _check_out(out)
+    if not replace:
+        _check_out(out)
     reader = Reader(sources, text_field=settings.text_field, separator=settings.separator)
     try:
         with watch(quiet) as show, whole_folder(out) as folder:
@@ -269,9 +272,8 @@ def _notes(meta: dict[str, Any]) -> list[str]:
     if meta["cut"]:
         notes.append("the documents are few, so they were cut at line ends to give a validation split")
     if wanted and not wanted / LOPSIDED <= share <= wanted * LOPSIDED:
-        notes.append(
-            f"validation holds {share:.1%} of the bytes; {wanted:.1%} was asked for: documents differ much in size"
-        )
+        why = "the text is too short for a closer cut" if meta["cut"] else "documents differ much in size"
+        notes.append(f"validation holds {share:.1%} of the bytes, {wanted:.1%} was asked for: {why}")
     if meta["inexact_documents"]:
         notes.append(
             f"the tokens of {meta['inexact_documents']:,} documents do not spell their bytes, since the tokenizer changes "

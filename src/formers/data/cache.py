@@ -52,7 +52,7 @@ def cached_shards(
     sources = as_sources(files)
     folder = _folder(Path(cache) if cache is not None else cache_root(), sources, settings)
     if not _is_whole(folder):
-        build_with(sources, folder, settings, quiet=quiet)
+        build_with(sources, folder, settings, quiet=quiet, replace=True)
     return folder
 
 

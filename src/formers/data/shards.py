@@ -217,7 +217,7 @@ def _sha256(path: Path) -> str:
 def is_shard_folder(folder: Path) -> bool:
     """Whether `build` wrote this folder, be it damaged since."""
     try:
-        return _read_meta(folder)["format"] == FORMAT
+        return _read_json(folder).get("format") == FORMAT
     except DataError:
         return False
 
@@ -250,12 +250,17 @@ def _check_files(folder: Path) -> None:
         raise _damaged(folder, f"it lacks {', '.join(missing)}: half written, or no shards")
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def _read_json(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(folder, f"{META} cannot be read ({error})") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    return cast("dict[str, Any]", meta) if isinstance(meta, dict) else {}
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    meta = _read_json(folder)
+    if meta.get("format") != FORMAT:
         raise _damaged(folder, f"{META} is not that of shards")
     if meta.get("version") != VERSION:
         raise _damaged(folder, f"{META} has version {meta.get('version')}, this formers reads {VERSION}")
@@ -271,7 +276,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     )
     if lacking := [key for key in needed if key not in meta]:
         raise _damaged(folder, f"{META} lacks {', '.join(lacking)}")
-    return cast("dict[str, Any]", meta)
+    return meta
 
 
 def _damaged(folder: Path, what: str) -> DataError:
