@@ -7,7 +7,7 @@ import json
 import pytest
 
 from formers.errors import RunError
-from formers.training.records import Metrics, cut_back, environment, plain, read_json, write_json, write_samples
+from formers.training.records import Metrics, RunFolder, cut_back, environment, plain, read_json, write_json
 
 
 def lines(path):
@@ -68,15 +68,48 @@ def test_an_unreadable_file_is_named(tmp_path, content):
         read_json(tmp_path / "missing.json")
 
 
-def test_samples_are_rewritten_whole(tmp_path):
-    path = tmp_path / "samples.txt"
-    rows = [{"step": 5, "prompt": "def ", "text": "f():"}, {"step": 9, "prompt": "x", "text": " = 1"}]
-    write_samples(path, rows[:1])
-    write_samples(path, rows)
-    assert path.read_text() == "--- step 5 ---\ndef f():\n\n--- step 9 ---\nx = 1\n"
+CHOSEN = {"device": "cpu", "precision": "bf16", "compile": False, "threads": 2}
+
+
+def test_samples_follow_the_metrics_also_when_these_are_cut_back(tmp_path):
+    with RunFolder(tmp_path, write=True, resume=False) as folder:
+        folder.start({"name": "x"}, CHOSEN, resumed_from=None)
+        for step, prompt, text in ((5, "def ", "f():"), (9, "x", " = 1")):
+            folder.append({"kind": "sample", "step": step, "prompt": prompt, "text": text})
+        folder.write_samples()
+    assert (tmp_path / "samples.txt").read_text() == "--- step 5 ---\ndef f():\n\n--- step 9 ---\nx = 1\n"
+    with RunFolder(tmp_path, write=True, resume=True) as folder:
+        folder.start({"name": "x"}, CHOSEN, resumed_from=5)
+    assert (tmp_path / "samples.txt").read_text() == "--- step 5 ---\ndef f():\n"
+
+
+def test_a_folder_that_holds_a_run_is_not_written_to_unless_it_is_resumed(tmp_path):
+    with RunFolder(tmp_path, write=True, resume=False) as folder:
+        folder.start({"name": "x"}, CHOSEN, resumed_from=None)
+    with pytest.raises(RunError, match="holds a run already"):
+        RunFolder(tmp_path, write=True, resume=False)
+    RunFolder(tmp_path, write=True, resume=True).__exit__()
+
+
+def test_two_trainings_cannot_write_to_one_folder(tmp_path):
+    with RunFolder(tmp_path, write=True, resume=True), pytest.raises(RunError, match="another training is writing"):
+        RunFolder(tmp_path, write=True, resume=True)
+    RunFolder(tmp_path, write=True, resume=True).__exit__()
+
+
+def test_a_resumed_run_keeps_when_it_was_started(tmp_path):
+    with RunFolder(tmp_path, write=True, resume=False) as folder:
+        folder.start({}, CHOSEN, resumed_from=None)
+    found = read_json(tmp_path / "environment.json")
+    write_json(tmp_path / "environment.json", {**found, "started": "then"})
+    with RunFolder(tmp_path, write=True, resume=True) as folder:
+        folder.start({}, CHOSEN, resumed_from=3)
+    found = read_json(tmp_path / "environment.json")
+    assert found["started"] == "then"
+    assert found["resumed"] > "2020"
 
 
 def test_the_environment_is_flat_and_says_what_was_chosen():
-    found = environment({"device": "cpu", "precision": "bf16", "compile": False, "threads": 2})
+    found = environment(CHOSEN)
     assert found.keys() >= {"formers", "python", "torch", "platform", "cpu", "cores", "started", "threads"}
     assert not any(isinstance(value, dict | list) for value in found.values())

@@ -190,6 +190,8 @@ def _write_shared(aside: Path, checkpoint: Checkpoint) -> None:
 
 def _write_manifest(aside: Path) -> None:
     paths = sorted(aside.iterdir())
+    for path in paths:
+        path.chmod(0o644)  # safetensors makes files that nobody else can read
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
     (aside / MANIFEST).write_text(json.dumps({"files": files}, indent=2))
 

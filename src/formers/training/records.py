@@ -96,16 +96,94 @@ def _step(path: Path, line: bytes) -> int:
         raise RunError(found, 'a JSON object with a "step"', "delete that line if you accept the gap") from None
 
 
-def write_samples(path: Path, rows: list[dict[str, Any]]) -> None:
-    """samples.txt, made anew from all samples so far, so that it follows the metrics when a run is resumed."""
-    blocks = [f"--- step {row['step']} ---\n{row['prompt']}{row['text']}\n" for row in rows]
-    write_atomic(path, "\n".join(blocks).encode())
+class RunFolder:
+    """A run folder that one training writes to. Processes that do not write (`write` False) touch nothing."""
+
+    def __init__(self, path: Path, *, write: bool, resume: bool) -> None:
+        """Raises RunError where the folder holds a run and none was to be resumed, or another training writes to it."""
+        self.path, self.write = path, write
+        self.metrics: Metrics | None = None
+        self.lock: TextIO | None = None
+        if not write:
+            return
+        if (path / RECIPE).exists() and not resume:
+            raise RunError(
+                f"{path} holds a run already", "a new folder", "go on with it by --resume, or choose another --out"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        self.lock = _lock(path)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self.metrics, self.lock):
+            if file is not None:
+                file.close()
+
+    def start(self, recipe: dict[str, Any], chosen: dict[str, Any], *, resumed_from: int | None) -> None:
+        """Write recipe and environment, and cut the metrics back to the step that the training goes on from."""
+        if not self.write:
+            return
+        found = environment(chosen)
+        if resumed_from is not None and (self.path / ENVIRONMENT).exists():
+            found |= {"started": read_json(self.path / ENVIRONMENT).get("started"), "resumed": found["started"]}
+        write_json(self.path / RECIPE, recipe)
+        write_json(self.path / ENVIRONMENT, found)
+        self.metrics = Metrics(self.path / METRICS, keep=-1 if resumed_from is None else resumed_from)
+        if self.rows("sample") or (self.path / SAMPLES).exists():
+            self.write_samples()
+
+    def append(self, row: dict[str, Any]) -> None:
+        """One row of the metrics."""
+        assert self.metrics is not None
+        try:
+            self.metrics.append(row)
+        except OSError as error:
+            raise _cannot_write(self.metrics.path, error) from error
+
+    def sync(self) -> None:
+        """The metrics are on the disk."""
+        if self.metrics is not None:
+            self.metrics.sync()
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of one kind so far."""
+        if not (self.path / METRICS).exists():
+            return []
+        rows = [json.loads(line) for line in (self.path / METRICS).read_bytes().split(b"\n")[:-1]]
+        return [row for row in rows if row["kind"] == kind]
+
+    def write_samples(self) -> None:
+        """samples.txt, made anew from the metrics, so that it follows them when a run is resumed."""
+        blocks = [f"--- step {row['step']} ---\n{row['prompt']}{row['text']}\n" for row in self.rows("sample")]
+        try:
+            write_atomic(self.path / SAMPLES, "\n".join(blocks).encode())
+        except OSError as error:
+            raise _cannot_write(self.path / SAMPLES, error) from error
 
 
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The sample rows of metrics.jsonl."""
-    rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    return [row for row in rows if row["kind"] == "sample"]
+def _lock(path: Path) -> TextIO | None:
+    """Held while a training writes; the system drops it however the process ends. Not on Windows, which has no flock."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = (path / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise RunError(
+            f"another training is writing to {path}", "one at a time", "wait for it, or choose another --out"
+        ) from None
+    return file
+
+
+def _cannot_write(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{path} cannot be written: {error.strerror}", "room on the disk", "make room, then go on with --resume"
+    )
 
 
 def environment(chosen: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class TrainSettings:
     steps: int = 300
     """Updates in all."""
     minutes: float | None = None
-    """Stop after so many minutes of training (resumed ones count); the schedule then goes by the clock."""
+    """Train for so many minutes (those before a resume count) in place of `steps`; the schedule then goes by the clock."""
     batch_size: int = 16
     """Rows of one update: those of all micro-batches and all processes together."""
     seq_len: int = 256
@@ -87,9 +87,16 @@ class TrainSettings:
         require("TrainSettings", list(_problems(self)))
 
     @property
+    def steps_limited(self) -> bool:
+        """Whether a number of steps ends the training; else the clock alone does."""
+        return self.minutes is None or self.limit_batches > 0
+
+    @property
     def total_steps(self) -> int:
         """Updates in all, `limit_batches` applied."""
-        return min(self.steps, self.limit_batches) if self.limit_batches else self.steps
+        if self.limit_batches:
+            return self.limit_batches if self.minutes else min(self.steps, self.limit_batches)
+        return self.steps
 
     @property
     def total_eval_batches(self) -> int:
