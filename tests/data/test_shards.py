@@ -103,6 +103,16 @@ def test_an_unknown_split_is_refused(in_memory) -> None:
         in_memory([("ab", 0)]).rows("trian")
 
 
+def test_a_folder_within_is_synced_and_renamed_too(tmp_path: Path, monkeypatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("formers.data.folders._sync", lambda path: synced.append(path.name))
+    with whole_folder(tmp_path / "out") as aside:
+        (aside / "in").mkdir()
+        (aside / "in" / "a").write_text("x")
+    assert (tmp_path / "out" / "in" / "a").read_text() == "x"
+    assert synced[:2] == ["a", "in"]
+
+
 def test_what_a_killed_process_left_is_removed_or_put_back(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("psutil.pid_exists", lambda pid: pid != 4242)
     monkeypatch.setattr("socket.gethostname", lambda: "host")

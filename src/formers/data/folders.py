@@ -49,8 +49,8 @@ def _replace(target: Path, fresh: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Every file of `folder`, then its list of names, on the disk."""
-    for path in folder.iterdir():
+    """Everything below `folder`, files before the folders that list them, on the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
         _sync(path)
     _sync(folder)
 
