@@ -77,7 +77,7 @@ class Summary:
     def lines(self) -> list[tuple[str, str]]:
         """(label, value) pairs to print."""
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
-        share = "no such lines" if self.overlap is None else f"{self.overlap:.1%}"
+        share = "no" if not self.overlap else f"{self.overlap:.1%} of"
         return [
             ("folder", str(self.folder)),
             ("tokenizer", f"{self.tokenizer_kind}, {self.vocab_size:,} tokens, {self.tokenizer_fingerprint[:12]}"),
@@ -85,7 +85,7 @@ class Summary:
             ("bytes per token", f"{self.bytes_per_token:.2f}"),
             ("duplicates left out", f"{self.duplicates:,}"),
             ("skipped", skipped),
-            ("validation lines over 40 characters also in training", share),
+            ("overlap", f"{share} validation lines over 40 characters stand in training too"),
             ("seconds", f"{self.seconds:.1f}"),
             *(("note", note) for note in self.notes),
         ]
