@@ -45,7 +45,9 @@ class Transpose(Rename):
     """Theirs is stored [in, out] (GPT-2's Conv1D), ours [out, in]."""
 
     def read(self, theirs: list[Tensor]) -> list[Tensor]:
-        return [theirs[0].T.contiguous()]
+        return [
+            theirs[0].T.contiguous() if theirs[0].ndim == 2 else theirs[0]
+        ]  # of wrong shape: reported by the caller
 
     def write(self, ours: list[Tensor]) -> list[Tensor]:
         return [ours[0].T.contiguous()]
@@ -64,6 +66,12 @@ class Fuse:
         return (self.our,)
 
     def read(self, theirs: list[Tensor]) -> list[Tensor]:
+        """Raises WeightsError for parts that do not lie one below the other as `sizes` says."""
+        found = [tuple(part.shape) for part in theirs]
+        wanted = [(rows, *found[0][1:]) for rows in self.sizes]
+        if found != wanted:
+            pairs = zip(self.theirs, found, wanted, strict=True)
+            raise WeightsError("; ".join(f"{name} is {f}, the model's is {w}" for name, f, w in pairs if f != w))
         return [torch.cat(theirs, 0)]
 
     def write(self, ours: list[Tensor]) -> list[Tensor]:
@@ -107,18 +115,7 @@ class Table:
         `theirs` may be lazy: names are checked first, then each tensor is asked for once, rule by rule, so that no more
         than one rule's tensors are held twice.
         """
-        names, problems = self._names(theirs)
-        ours: dict[str, Tensor] = {}
-        used = {name for rule in self.rules for name in rule.theirs} | {tie.their for tie in self.ties}
-        problems += [f"missing {name}" for rule in self.rules for name in rule.theirs if name not in names]
-        problems += [f"unknown {name}" for name in sorted(names.keys() - used)]
-        for rule in self.rules:
-            if all(name in names for name in rule.theirs):
-                values = rule.read([theirs[names[name]] for name in rule.theirs])
-                ours.update(zip(rule.ours, values, strict=True))
-        problems += self._read_ties(
-            {tie.their: theirs[names[tie.their]] for tie in self.ties if tie.their in names}, ours
-        )
+        ours, problems = self.partial(theirs)
         problems += _misfits(ours, shapes, bool(problems))
         if problems:
             raise WeightsError(
@@ -126,6 +123,24 @@ class Table:
                 do="check that the configuration belongs to the weights",
             )
         return ours
+
+    def partial(self, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """What of `theirs` can be read as ours, and what is missing, unknown, doubled or wrongly tied."""
+        names, problems = self._names(theirs)
+        ours: dict[str, Tensor] = {}
+        used = {name for rule in self.rules for name in rule.theirs} | {tie.their for tie in self.ties}
+        problems += [f"missing {name}" for rule in self.rules for name in rule.theirs if name not in names]
+        problems += [f"unknown {name}" for name in sorted(names.keys() - used)]
+        for rule in self.rules:
+            if not all(name in names for name in rule.theirs):
+                continue
+            try:
+                values = rule.read([theirs[names[name]] for name in rule.theirs])
+                ours.update(zip(rule.ours, values, strict=True))
+            except WeightsError as error:
+                problems += error.found.split("; ")
+        tied = {tie.their: theirs[names[tie.their]] for tie in self.ties if tie.their in names}
+        return ours, problems + self._read_ties(tied, ours)
 
     def likeness(self, names: Iterable[str]) -> float:
         """The share of the names this table reads that are among `names`: how much a file looks like this model's."""
@@ -140,9 +155,14 @@ class Table:
         wrong += [f"unknown {name}" for name in sorted(ours.keys() - expected)]
         if wrong:
             raise WeightsError(listed("the model's tensors do not fit its weight table", wrong))
+        return self.partial_write(ours)
+
+    def partial_write(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of their tensors that `ours` suffice for."""
         theirs: dict[str, Tensor] = {}
         for rule in self.rules:
-            theirs.update(zip(rule.theirs, rule.write([ours[name] for name in rule.ours]), strict=True))
+            if all(name in ours for name in rule.ours):
+                theirs.update(zip(rule.theirs, rule.write([ours[name] for name in rule.ours]), strict=True))
         return theirs
 
     def _read_ties(self, theirs: Mapping[str, Tensor], ours: dict[str, Tensor]) -> list[str]:

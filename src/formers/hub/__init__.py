@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from formers.hub.targets import load as load
     from formers.hub.targets import resolve as resolve
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "DiffReport",
+    "Resolved",
+    "diff",
+    "load",
+    "load_folder",
+    "resolve",
+    "save",
+    "write_folder",
+]
 
 
 def __getattr__(name: str) -> Any:

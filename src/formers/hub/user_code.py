@@ -116,7 +116,8 @@ def _import(path: Path) -> ModuleType:
     resolved = path.resolve()
     name = f"formers_user_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, resolved)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     linecache.checkcache(str(resolved))
     sys.modules[name] = module  # dataclasses and pickled classes look their module up there
