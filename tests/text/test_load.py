@@ -10,10 +10,11 @@ import pytest
 import tokenizers
 
 from formers.errors import DataError
-from formers.text import Tokenizer, gpt2, load_tokenizer, train_tokenizer
+from formers.text import BPETokenizer, Tokenizer, gpt2, load_tokenizer, train_tokenizer
 from formers.text.load import from_json
 
 TEXT = "the theatre — 東京\n\n 😀\tit's DON'T 12345  é \r\n "
+ONE_BYTE = [bytes([value]) for value in range(256)]
 KINDS: dict[str, Tokenizer] = {
     "byte": train_tokenizer("byte", special_tokens=["<|endoftext|>", "<pad>"]),
     "char": train_tokenizer("char", TEXT),
@@ -21,6 +22,7 @@ KINDS: dict[str, Tokenizer] = {
     "bpe": train_tokenizer("bpe", TEXT, 280),
     "bpe without merges": train_tokenizer("bpe", TEXT, 257),
     "cl100k": train_tokenizer("bpe", TEXT, 280, pattern="cl100k", special_tokens=["<s>", "</s>", "<pad>"]),
+    "whole pieces": BPETokenizer(dict(enumerate([*ONE_BYTE, b" theatre"])), [], {"</s>": 257}, whole_pieces=True),
     "gpt2": gpt2(),
 }
 each_kind = pytest.mark.parametrize("tokenizer", KINDS.values(), ids=KINDS.keys())

@@ -9,8 +9,11 @@ from formers.text import split
 from tests.text.conftest import ASSIGNED, SPLITTERS, rust_pieces
 
 MIXED = "I'm HERE, DON'T 12345!!\n\n  x"
+SHORT = "we're I've they'll he'd it's don't I'm"
+SHORT_PIECES = ["we", "'re", " I", "'ve", " they", "'ll", " he", "'d", " it", "'s", " don", "'t", " I", "'m"]
 GOLDEN = {
     "gpt2": {
+        SHORT: SHORT_PIECES,
         "Hello  world": ["Hello", " ", " world"],
         MIXED: ["I", "'m", " HERE", ",", " DON", "'", "T", " 12345", "!!", "\n\n ", " x"],
         "a   \n b": ["a", "   \n", " b"],
@@ -22,6 +25,7 @@ GOLDEN = {
         "": [],
     },
     "cl100k": {
+        SHORT: SHORT_PIECES,
         MIXED: ["I", "'m", " HERE", ",", " DON", "'T", " ", "123", "45", "!!\n\n", " ", " x"],
         "tabs\t\tend ": ["tabs", "\t", "\tend", " "],
         "don’t": ["don", "’t"],

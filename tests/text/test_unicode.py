@@ -15,6 +15,7 @@ import regex
 from tokenizers import Tokenizer, models
 
 from formers.text import gpt2, rust, split
+from formers.text.byte_bpe import train_bpe
 from formers.text.stand_ins import BYTE_ORDER, STAND_INS
 from tests.text.conftest import rust_pieces, rust_split
 
@@ -66,11 +67,15 @@ def test_the_characters_that_only_one_table_knows_are_the_listed_ones(differing:
 
 
 def test_texts_with_differing_characters_are_found_and_encoded_like_any_other(differing: set[str]):
+    if not differing:
+        pytest.skip("both libraries carry the same Unicode table")
     found = rust.Disputed()
     some = sorted(differing)[::500]
     texts = [f"a{char} b1{char}" for char in some] + ["naïve 東京", "plain"]
     assert [found.in_text(text) for text in texts + texts] == ([True] * len(some) + [False, False]) * 2
-    assert gpt2().encode_batch(texts) == [gpt2().encode(text) for text in texts]
+    merged = train_bpe(texts, 300, engine="python")  # so that a piece cut in two has other ids
+    assert merged.encode_batch(texts) == [merged.encode(text) for text in texts]
+    assert merged._backend.encode(texts) != merged.encode_batch(texts)
 
 
 @pytest.fixture(scope="module")

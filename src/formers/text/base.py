@@ -179,9 +179,7 @@ class TextStream:
 
     def finish(self) -> str:
         """What an unfinished character at the end decodes to (U+FFFD or ""); the stream can then be used anew."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)
 
 
 def check_text(text: str) -> None:

@@ -137,7 +137,10 @@ def train(words: Words, num_merges: int, first_id: int, min_count: int = 1) -> l
 
 
 class PairIndex:
-    """For every pair its count, weighted by how often its words occur, and the places in the chain where it stood."""
+    """For every pair its count, weighted by how often its words occur, and the places in the chain where it stood.
+
+    The places of a pair come in rising order: all are born in one merge, which goes from left to right.
+    """
 
     def __init__(self, words: Words) -> None:
         self.chain = Chain(words)
@@ -156,7 +159,7 @@ class PairIndex:
     def merge(self, pair: Pair, new: int) -> set[Pair]:
         """Replace `pair` by `new` wherever it stands, left to right; returns the pairs that this gave rise to."""
         chain, born = self.chain, set()
-        for place in sorted(self.places.pop(pair)):
+        for place in self.places.pop(pair):
             if chain.pair(place) != pair:  # its symbols went into another merge, or overlapped with the last one
                 continue
             weight = self.weights[place]
