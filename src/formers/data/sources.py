@@ -16,6 +16,7 @@ from pathlib import Path
 from formers.errors import DataError, suggest
 
 STDLIB = "stdlib"
+TESTS = {"test", "tests", "idle_test"}
 HUB = "hf:"
 LEFT_OUT = ("__pycache__", "site-packages", "dist-packages")
 WANTED = "`stdlib`, a file, a folder, a glob, a .jsonl or .parquet file, or hf:NAME[:config][@split]"
@@ -122,9 +123,11 @@ def _matching(pattern: str) -> list[Item]:
 
 
 def stdlib_files() -> Iterator[File]:
-    """The running Python's own standard library: its .py files, tests included, without installed packages."""
+    """The running Python's own standard library: its .py files, without its tests (which many distributions leave out,
+    and which would be more than half of the text) and without installed packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    return (File(path, named=False) for path in walk(root) if path.suffix == ".py")
+    files = (path for path in walk(root) if path.suffix == ".py")
+    return (File(path, named=False) for path in files if not TESTS & set(path.relative_to(root).parts))
 
 
 def walk(folder: Path) -> Iterator[Path]:

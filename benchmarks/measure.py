@@ -1,0 +1,101 @@
+"""What every benchmark shares: alternating rounds, ratios with their spread, peak memory of fresh processes, the record."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def alternate(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Call every contestant once a round, in turn, so that a slow moment of the machine falls on all. Returns figures."""
+    figures: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name, run in contestants.items():
+            gc.collect()
+            figures[name].append(run())
+            print(f"  round {number + 1}/{rounds}  {name}: {figures[name][-1]:,.1f}", file=sys.stderr, flush=True)
+    return figures
+
+
+def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Median, least and most of ours / theirs, round by round."""
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {"median": statistics.median(each), "least": min(each), "most": max(each)}
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def resident() -> int:
+    """Largest resident set of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
+    """What `python -m module arguments` prints as its last line, which is JSON."""
+    run = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+    if run.returncode:
+        raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{run.stderr[-4000:]}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions a figure belongs to."""
+    import torch
+    import transformers
+
+    import formers
+
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "formers": formers.__version__,
+    }
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def finish(name: str, result: dict[str, Any], summary: str, as_json: bool) -> None:
+    """Write benchmarks/results/NAME.json; print the result, and a summary as the last line."""
+    FOLDER.mkdir(exist_ok=True)
+    aside = FOLDER / f".{name}.json"
+    aside.write_text(json.dumps({**result, "summary": summary}, indent=1) + "\n")
+    aside.replace(FOLDER / f"{name}.json")
+    if as_json:
+        print(json.dumps(result, indent=1))
+    print(summary)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--json", action="store_true", help="print the whole result as JSON before the summary")
+    arguments.add_argument("--rounds", type=int, default=5, help="alternating rounds (5)")
+    return arguments

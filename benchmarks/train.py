@@ -1,0 +1,162 @@
+"""A training step of 14 M parameters against transformers GPT-2 and x-transformers.
+
+Batch 8, length 512, d 384, 6 layers, 6 heads, vocabulary 8,192, dropout 0; forward, backward, AdamW. Peers run at their
+best setting (bf16 autocast, compiled, fused AdamW; x-transformers with fused attention) and as they come (float32, eager,
+plain AdamW). Peak memory is the largest resident set of a fresh process less that after its imports.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.measure import alternate, environment, finish, in_fresh_process, parser, ratios, resident, seconds
+
+BATCH, LENGTH, D_MODEL, LAYERS, HEADS, VOCABULARY = 8, 512, 384, 6, 6, 8192
+STEPS_A_ROUND = 3
+NAMES = ("formers", "transformers best", "x-transformers best", "transformers default", "x-transformers default")
+
+
+@dataclass
+class Contestant:
+    """One step of training, and how many parameters it trains."""
+
+    step: Callable[[], Any]
+    parameters: int
+
+
+def make(name: str) -> Contestant:
+    """The contestant, built but not yet run."""
+    import torch
+
+    torch.manual_seed(0)
+    text = torch.randint(0, VOCABULARY, (BATCH, LENGTH + 1))
+    builder = {"formers": ours, "transformers": huggingface, "x-transformers": x_transformers}[name.split()[0]]
+    return builder(text[:, :-1].contiguous(), text[:, 1:].contiguous(), best="default" not in name)
+
+
+def ours(ids: Any, targets: Any, best: bool) -> Contestant:
+    """What `formers train` runs on this machine: the Objective, compiled."""
+    import torch
+
+    import formers
+    from formers.training.objective import Objective
+    from formers.training.optimizer import make_optimizer
+    from formers.training.settings import TrainSettings
+
+    off = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
+    model = formers.build("gpt2", preset="mini", **off)
+    assert (model.config.d_model, model.config.num_layers, model.config.vocab_size) == (D_MODEL, LAYERS, VOCABULARY)
+    objective = torch.compile(Objective(model, precision="bf16"), dynamic=False)
+    optimizer = make_optimizer(model, TrainSettings(lr=1e-4))
+
+    def step() -> None:
+        total, count, _ = objective(ids, targets)
+        (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return Contestant(step, sum(p.numel() for p in model.parameters()))
+
+
+def huggingface(ids: Any, targets: Any, best: bool) -> Contestant:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": D_MODEL, "n_layer": LAYERS, "n_head": HEADS, "vocab_size": VOCABULARY, "n_positions": LENGTH}
+    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, **off)).train()
+    return peer(model, model, lambda run: run(input_ids=ids, labels=ids, use_cache=False).loss, best)
+
+
+def x_transformers(ids: Any, targets: Any, best: bool) -> Contestant:
+    import torch
+    import torch.nn.functional as F
+    from x_transformers import Decoder, TransformerWrapper
+
+    layers = Decoder(dim=D_MODEL, depth=LAYERS, heads=HEADS, attn_dim_head=D_MODEL // HEADS, attn_flash=best)
+    model = TransformerWrapper(num_tokens=VOCABULARY, max_seq_len=LENGTH, attn_layers=layers)
+
+    class WithLoss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Any, y: Any) -> Any:
+            return F.cross_entropy(self.model(x).transpose(1, 2), y)
+
+    return peer(model, WithLoss(), lambda run: run(ids, targets), best)
+
+
+def peer(model: Any, module: Any, loss_of: Callable[[Any], Any], best: bool) -> Contestant:
+    """A peer's step: bf16, compiled and fused where `best`, float32 and eager otherwise."""
+    import torch
+
+    run = torch.compile(module, dynamic=False) if best else module
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=best or None)
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=best):
+            loss = loss_of(run)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return Contestant(step, sum(p.numel() for p in model.parameters()))
+
+
+def peak_memory(name: str) -> dict[str, float]:
+    """Of this process, which has run nothing else: bytes over what the imports took."""
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+    import x_transformers  # noqa: F401
+
+    import formers.training  # noqa: F401
+
+    imported = resident()
+    contestant = make(name)
+    for _ in range(4):
+        contestant.step()
+    return {"bytes": resident() - imported}
+
+
+def main() -> None:
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--memory-of", help="measure one contestant in this process and print JSON")
+    options = arguments.parse_args()
+    warnings.simplefilter("ignore")
+    if options.memory_of:
+        print(json.dumps(peak_memory(options.memory_of)))
+        return
+    contestants = {name: make(name) for name in NAMES}
+    for name, contestant in contestants.items():
+        print(f"warming up {name} ({contestant.parameters / 1e6:.1f} M)", file=sys.stderr, flush=True)
+        for _ in range(3):
+            contestant.step()
+    tokens = BATCH * LENGTH * STEPS_A_ROUND
+
+    def tokens_a_second(contestant: Contestant) -> Callable[[], float]:
+        return lambda: tokens / seconds(lambda: [contestant.step() for _ in range(STEPS_A_ROUND)])
+
+    speeds = alternate({name: tokens_a_second(c) for name, c in contestants.items()}, options.rounds)
+    memory = {n: in_fresh_process("benchmarks.train", "--memory-of", n)["bytes"] for n in NAMES}
+    result = {
+        "environment": environment(),
+        "parameters": {name: c.parameters for name, c in contestants.items()},
+        "tokens_per_second": speeds,
+        "speed_ratio": {name: ratios(speeds["formers"], speeds[name]) for name in NAMES[1:]},
+        "peak_bytes": memory,
+        "memory_ratio": {name: memory["formers"] / memory[name] for name in NAMES[1:]},
+    }
+    parts = [
+        f"{name} {ratio['median']:.2f}x ({ratio['least']:.2f}-{ratio['most']:.2f}), memory {result['memory_ratio'][name]:.2f}x"
+        for name, ratio in result["speed_ratio"].items()
+    ]
+    finish("train", result, "training step against " + "; ".join(parts), options.json)
+
+
+if __name__ == "__main__":
+    main()
