@@ -6,10 +6,12 @@ Exit codes: 0 done; 1 a law failed, or a fault of our own (with its traceback); 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 from formers.cli.verbs import VERBS, Verb
 from formers.errors import ConfigError, FormersError, suggest
@@ -22,8 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = _take(words, "--debug") or os.environ.get("FORMERS_DEBUG", "") not in ("", "0")
     try:
-        code = _run(words)
+        with _warnings_in_a_line(debug):
+            code = _run(words)
         sys.stdout.flush()
+    except SystemExit as stop:  # how tyro ends after --help and after a mistake in the options
+        return stop.code if isinstance(stop.code, int) else 2
     except BrokenPipeError:
         return _reader_gone()
     except KeyboardInterrupt as stop:
@@ -93,6 +98,19 @@ def _take(words: list[str], flag: str) -> bool:
         return False
     words.remove(flag)
     return True
+
+
+@contextlib.contextmanager
+def _warnings_in_a_line(debug: bool) -> Iterator[None]:
+    """A warning is for whoever runs the command: its text, without the place in our code that gave it."""
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _mistake(error: Exception) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -25,7 +26,7 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """``int | None`` reads ``7`` or ``none``, and its help says INT|none."""
     inner = [kind for kind in typing.get_args(info.type) if kind is not type(None)]
     is_union = typing.get_origin(info.type) in (typing.Union, types.UnionType)
-    if not is_union or len(inner) != 1 or inner[0] not in (int, float, str):
+    if not is_union or len(inner) != 1 or inner[0] not in (int, float, str, Path):
         return None
     kind = inner[0]
 

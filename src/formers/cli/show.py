@@ -9,6 +9,7 @@ import tyro
 
 from formers.cli.console import emit, facts, plain, stdout
 from formers.cli.parse import Flag, parse
+from formers.hub import targets
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -23,17 +24,19 @@ class Options:
     """The tree of modules with shapes, parameters, sharing and bytes; operations a token; memory of the state."""
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
-    """A run, a checkpoint folder, an architecture or recipe by name, or file.py:function."""
+    """A run, a checkpoint folder, gpt2.tiny, or file.py:function."""
+    code: str | None = None
+    """file.py:function, for a run of a model of your own."""
     json: Flag = False
     """Print the result as JSON on stdout."""
 
 
 def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, "show")
-    from formers.cli.targets import model_of
+    targets.parse(options.target)
     from formers.inspection.anatomy import cost, tree
 
-    model = model_of(options.target)
+    model = targets.resolve(options.target, code=options.code).model
     root, price = tree(model), cost(model)
     if options.json:
         config = getattr(model, "config", None)
@@ -46,16 +49,20 @@ def main(arguments: list[str]) -> None:
 
 
 def _tree(part: Part, into: Tree | None = None) -> Tree:
+    """A line a module: name, class, parameters, bytes, its own tensors."""
     from rich.text import Text
     from rich.tree import Tree
 
-    times = f"  {part.alike} alike" if part.alike > 1 else ""
-    label = Text.assemble(part.name, (f"  {part.kind}{times}", "dim"), f"  {part.parameters:,}")
-    node = Tree(label) if into is None else into.add(label)
+    label = Text.assemble(part.name, (f"  {part.kind}", "dim"))
+    if part.alike > 1:
+        label.append(f"  {part.alike} alike, {part.parameters // part.alike:,} each,", "bold")
+    label.append(f"  {part.parameters:,}  {size(part.bytes)}" if part.parameters else "  0")
     for weight in part.weights:
         shape = " x ".join(map(str, weight.shape))
-        shared = f"  shared with {weight.shared_with}" if weight.shared_with else ""
-        node.add(Text.assemble((weight.name, "cyan"), f"  [{shape}] {weight.dtype}", (shared, "yellow")))
+        label.append(f"  {weight.name} [{shape}]", "cyan")
+        label.append(f" {weight.dtype}" if weight.dtype != "float32" else "")
+        label.append(f" shared with {weight.shared_with}" if weight.shared_with else "", "yellow")
+    node = Tree(label) if into is None else into.add(label)
     for child in part.children:
         _tree(child, node)
     return node
@@ -63,7 +70,7 @@ def _tree(part: Part, into: Tree | None = None) -> Tree:
 
 def _facts(root: Part, price: Cost, max_length: int | None) -> list[tuple[str, str]]:
     pairs = [
-        ("parameters", f"{root.parameters:,} (a shared tensor counts once)"),
+        ("parameters", f"{root.parameters:,} (a tensor that is shared counts once)"),
         ("weights", f"{size(root.bytes)}; training with AdamW holds about {size(root.parameters * 16)} (4 x float32)"),
         (
             "forward, a token",
@@ -75,7 +82,7 @@ def _facts(root: Part, price: Cost, max_length: int | None) -> list[tuple[str, s
         pairs.append(
             ("", ", ".join(_share(price, n) for n in EXAMPLE_CONTEXTS if max_length is None or n <= max_length))
         )
-    pairs.append(("training, a token", "3 x the forward (backward is twice the forward)"))
+    pairs.append(("training, a token", "3 x the forward: the backward pass takes twice as many"))
     if price.state_bytes is None:
         pairs.append(("state", "none: every call reads the whole text"))
     else:

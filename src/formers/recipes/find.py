@@ -62,24 +62,28 @@ def _own(name: str) -> Recipe:
     return dataclasses.replace(made, name=made.name or name, code=name)
 
 
-def read(run: Path | str) -> Recipe:
-    """The recipe of a run folder.
+def read(run: Path | str, *, code: str | None = None) -> Recipe:
+    """The recipe of a run folder. `code` is ``file.py:function`` where the model is the user's own: nothing that a folder
+    says is ever run unless the user names it.
 
-    Raises RunError where the folder is no run, ConfigError where a setting is unknown to this version.
+    Raises RunError where the folder is no run, ConfigError where a setting is unknown to this version, TargetError where
+    `code` is missing.
     """
     path = Path(run) / "recipe.json"
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{run} is no run: {path.name} cannot be read ({error})", "a run folder", "formers runs lists them"
-        ) from None
-    return Recipe.from_json(data, _config_class(data))
+        raise RunError(f"{path} cannot be read ({error})", "a run folder", "formers runs lists them") from None
+    if data.get("code") and code is None:
+        raise TargetError(
+            f"{run} trains a model of your own, and code is only run when you name it", str(data["code"]), "name it too"
+        )
+    return Recipe.from_json(data, _config_class(data, code))
 
 
-def _config_class(data: dict[str, Any]) -> type:
-    if data.get("code"):
-        return type(_own(data["code"]).model)
+def _config_class(data: dict[str, Any], code: str | None) -> type:
+    if code is not None:
+        return type(_own(code).model)
     from formers.models.registry import spec
 
     return spec(str(data.get("architecture"))).load().CONFIG

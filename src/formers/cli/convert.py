@@ -1,0 +1,48 @@
+"""`formers convert`: load, then save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from formers.cli.console import emit, stdout
+from formers.cli.parse import Flag, parse
+from formers.hub import targets
+
+
+@dataclass(frozen=True)
+class Options:
+    """Read a model, check every tensor and setting, and write it as a Hugging Face folder with its tokenizer."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """A run, a checkpoint folder, a hub name, or an architecture such as gpt2.tiny."""
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """The folder to write."""
+    code: str | None = None
+    """file.py:function, for a run of a model of your own."""
+    json: Flag = False
+    """Print the result as JSON on stdout."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(Options, arguments, "convert")
+    targets.parse(options.source)
+    from formers.hub import save, user_code
+
+    found = targets.resolve(options.source, code=options.code)
+    code = options.code or (options.source if found.kind == "code" else None)
+    written = save(
+        found.model,
+        options.destination,
+        tokenizer=found.tokenizer,
+        code=None if code is None else user_code.record(code),
+    )
+    parameters = sum(parameter.numel() for parameter in found.model.parameters())
+    files = sorted(path.name for path in written.iterdir())
+    if options.json:
+        return emit({"folder": written, "parameters": parameters, "files": files})
+    stdout().print(f"written: {written} ({parameters:,} parameters; {', '.join(files)})", markup=False)
+    return None

@@ -1,0 +1,73 @@
+"""`formers eval`: a trained model on validation text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from formers.cli.console import emit, facts, speaker, stdout, table
+from formers.cli.parse import Flag, parse
+from formers.hub import targets
+
+NAMES = {"gzip_bits_per_byte": "gzip -9, same bytes", "unigram_bits_per_byte": "unigram, same bytes"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Bits per byte, perplexity and accuracy on the whole validation split, and the loss by position in the document."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run, or a checkpoint folder together with --data."""
+    data: Path | None = None
+    """Another shard folder than the run's own; it needs the same tokenizer."""
+    batches: int = 0
+    """Only so many batches; 0: all."""
+    code: str | None = None
+    """file.py:function, for a run of a model of your own."""
+    json: Flag = False
+    """Print the result as JSON on stdout."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(Options, arguments, "eval")
+    targets.parse(options.run)
+    from formers.experiments.evaluation import evaluate_model, shards_for
+
+    found = targets.resolve(options.run, code=options.code)
+    shards = shards_for(found, options.data)
+    with speaker(options.json).status("evaluating ..."):
+        row = evaluate_model(found, shards, batches=options.batches)
+    if options.json:
+        return emit({"target": options.run, "data": shards.folder, **row})
+    stdout().print(facts(_lines(row, str(shards.folder))))
+    stdout().print()
+    stdout().print(_by_position(row["by_position"]))
+    return None
+
+
+def _lines(row: dict[str, Any], folder: str) -> list[tuple[str, str]]:
+    measures = [
+        ("text", f"{folder}, validation: {row['tokens']:,} tokens scored"),
+        ("bits per byte", _number(row["bits_per_byte"])),
+        *((f"  {NAMES.get(name, name)}", _number(value)) for name, value in sorted(row["baselines"].items())),
+        ("loss", f"{row['loss']:.4f} nats a token"),
+        ("perplexity", f"{row['perplexity']:,.2f}"),
+        ("accuracy", f"{100 * row['accuracy']:.2f} % of the next tokens were the likeliest"),
+    ]
+    return measures
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def _by_position(buckets: list[dict[str, Any]]) -> Any:
+    content = table("Position in the document", "Loss", "Tokens", right=(1, 2))
+    for bucket in buckets:
+        content.add_row(
+            f"{bucket['start']:,} to {bucket['end'] - 1:,}", f"{bucket['loss']:.3f}", f"{bucket['count']:,}"
+        )
+    return content

@@ -1,0 +1,82 @@
+"""The options of `formers train`, made from the dataclasses of the recipe it is called with.
+
+Options are read twice. The first reading knows everything but the model's own settings and imports no torch, so that a
+misspelled option or a missing file is said at once. The second knows the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from formers.cli.parse import Flag, parse
+from formers.recipes import DataSettings, Recipe, TrainSettings, with_seed
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a recipe; the run folder keeps everything that came of it."""
+
+    files: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FILE...]", help_behavior_hint="")
+    ] = ()
+    """Text to train on in place of the recipe's: files, folders, globs. Shards are built and cached."""
+    data: Path | None = None
+    """A shard folder (formers data build) in place of text."""
+    out: Path | None = None
+    """The run folder; by default runs/NAME-N, the next that is free."""
+    resume: Flag = False
+    """Go on with the run in --out from its newest checkpoint."""
+    init: str | None = None
+    """Begin with the weights of a run, a model folder or a hub name (its sizes and tokenizer, a new optimizer)."""
+    seed: int | None = None
+    """One number for the weights, the order of rows and dropout; the recipe has its own where none."""
+    json: Flag = False
+    """Print the result as JSON on stdout."""
+    text: DataSettings = field(default_factory=DataSettings)
+    """Settings of the text (the recipe's `data`)."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """Settings of the loop."""
+
+
+def split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """RECIPE, which comes first, and the rest. None where the first word is an option."""
+    if not arguments or arguments[0].startswith("-"):
+        return None, list(arguments)
+    return arguments[0], list(arguments[1:])
+
+
+def first_reading(arguments: Sequence[str], verb: str) -> Options:
+    """Everything but ``--model.*``, checked without knowing the model."""
+    return parse(Options, _without_model(arguments), verb)
+
+
+def _without_model(arguments: Sequence[str]) -> list[str]:
+    """The words without ``--model.NAME`` and the values behind it. (A file behind such a value is left out too, which is
+    why this reading decides nothing.)"""
+    kept: list[str] = []
+    inside = False
+    for word in arguments:
+        if word.startswith("--"):
+            inside = word.startswith("--model.")
+        if not inside:
+            kept.append(word)
+    return kept
+
+
+def second_reading(arguments: Sequence[str], verb: str, recipe: Recipe[Any]) -> tuple[Options, Recipe[Any]]:
+    """The options with the recipe's own settings as defaults, and the recipe that they ask for."""
+    model = field(default_factory=lambda: recipe.model)
+    kind: Any = dataclasses.make_dataclass(
+        "Options", [("model", tyro.conf.AvoidSubcommands[type(recipe.model)], model)], bases=(Options,), frozen=True
+    )
+    defaults = kind(text=recipe.data, train=recipe.train, model=recipe.model)
+    about = f"{Options.__doc__}\n\nThe recipe is {recipe.name}; its settings are the defaults below."
+    options = parse(kind, arguments, verb, default=defaults, about=about)
+    asked = dataclasses.replace(recipe, model=options.model, data=options.text, train=options.train)
+    return options, asked if options.seed is None else with_seed(asked, options.seed)

@@ -1,0 +1,139 @@
+"""From a recipe and text to a run folder: model, views, the loop, samples, and the model's own folder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from formers import hub
+from formers.data import Shards
+from formers.data.shards import is_shard_folder
+from formers.errors import ConfigError
+from formers.experiments.text import Baselines, training_view, validation_view
+from formers.hub import user_code
+from formers.hub.targets import read_recipe
+from formers.recipes import Recipe
+from formers.training import RunResult, train
+
+NUM_SAMPLES, SAMPLE_TOKENS = 3, 120
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that is about to begin, or to go on.
+
+    recipe      as `text.prepare` gives it
+    vocab_size  rows of the embedding, where they are not to be the tokenizer's
+    init        a run, model folder or hub name whose weights it begins with
+    """
+
+    recipe: Recipe[Any]
+    shards: Shards
+    out: Path
+    resume: bool = False
+    vocab_size: int | None = None
+    init: str | None = None
+
+    def start(
+        self,
+        *,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+        progress: bool | None = None,
+        resume_command: str | None = None,
+    ) -> RunResult:
+        """Train to the end or until a signal; see ``formers.training.train``.
+
+        Raises ConfigError, DataError, RunError or TargetError for what cannot be trained.
+        """
+        data, settings = self.recipe.data, self.recipe.train
+        sizes = {"batch_size": settings.batch_size, "seq_len": settings.seq_len}
+        return train(
+            self.model(),
+            settings,
+            training_view(self.shards, data, settings),
+            validation_view(self.shards, carried=settings.carry_state, **sizes),
+            out=self.out,
+            recipe=self.record(),
+            resume=self.resume,
+            save_model=self.save_model,
+            sample=self.sample,
+            baselines=Baselines(self.shards).values,
+            on_event=on_event,
+            progress=progress,
+            resume_command=resume_command,
+            fresh=self.init is None,
+        )
+
+    def model(self) -> nn.Module:
+        """The model as it is at the start: fresh, or with the weights of `init`."""
+        if self.init is None:
+            return self.recipe.build(vocab_size=self.vocab_size or self.shards.vocab_size)
+        found = hub.resolve(self.init, dtype=torch.float32, code=self.recipe.code)
+        if found.tokenizer is not None:
+            self.shards.check_tokenizer(found.tokenizer.fingerprint)
+        return found.model.train()
+
+    def record(self) -> dict[str, Any]:
+        """What recipe.json holds besides what the training adds: the recipe, and where the shards stood."""
+        meta = self.shards.meta
+        shards = {"folder": str(self.shards.folder.resolve()), "tokenizer": meta["tokenizer_fingerprint"]}
+        return self.recipe.to_json() | {"shards": shards, "init": self.init}
+
+    def save_model(self, model: nn.Module, folder: Path) -> None:
+        """Write the run's model/ with its tokenizer."""
+        code = self.recipe.code
+        record = None if code is None else user_code.record(code)
+        hub.save(model, folder, tokenizer=self.shards.tokenizer, code=record)
+
+    def sample(self, model: nn.Module) -> list[tuple[str, str]]:
+        """A few documents as the model would begin them, always from the same seeds."""
+        from formers.generation import generate_text
+
+        limit = getattr(getattr(model, "config", None), "max_length", None) or SAMPLE_TOKENS + 1
+        written = generate_text(
+            model,
+            self.shards.tokenizer,
+            [""] * NUM_SAMPLES,
+            max_new_tokens=min(SAMPLE_TOKENS, limit - 1),
+            temperature=0.8,
+            top_p=0.95,
+            seed=0,
+        )
+        return [(done.prompt, done.text) for done in written]
+
+
+def free_folder(name: str, root: Path = RUNS) -> Path:
+    """root/NAME-N with the smallest N that is not taken."""
+    label = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name).strip("-.") or "run"
+    return next(root / f"{label}-{n}" for n in itertools.count(1) if not (root / f"{label}-{n}").exists())
+
+
+def vocabulary(default: Any, asked: Any, shards: Shards) -> int | None:
+    """The vocab_size in the config `asked`, where it is not that of `default`; None where the tokenizer's is meant.
+
+    Raises ConfigError where it is smaller than the tokenizer's.
+    """
+    wanted = getattr(asked, "vocab_size", None)
+    if wanted is None or wanted == getattr(default, "vocab_size", None):
+        return None
+    if wanted < shards.vocab_size:
+        raise ConfigError(
+            f"the model's vocab_size is {wanted:,}, the text's tokenizer has {shards.vocab_size:,} tokens",
+            f"at least {shards.vocab_size:,}",
+            f"leave --model.vocab-size out, or train a smaller tokenizer: --text.vocab-size {wanted}",
+        )
+    return wanted
+
+
+def recorded(run: Path) -> tuple[Path | None, str | None]:
+    """The shard folder that a run was trained on, if it still stands there, and the model it began with."""
+    facts = read_recipe(run)
+    folder = Path(facts.get("shards", {}).get("folder", ""))
+    return folder if is_shard_folder(folder) else None, facts.get("init")
