@@ -56,6 +56,7 @@ def rust_trained(texts: list[str], vocab_size: int, pattern: str = "gpt2", speci
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
+    tokenizer.encode_special_tokens = True  # as text, where text spells them: formers' rule, and an option there
     return tokenizer
 
 
