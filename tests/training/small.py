@@ -79,7 +79,7 @@ def job(model: Any = None, train_view: Any = None, out: Path = Path("unused"), *
     given = {
         "model": model or gpt2(),
         "settings": settings(),
-        "train_view": train_view or windows(),
+        "train_view": windows() if train_view is None else train_view,
         "validation_view": None,
         "out": out,
         "recipe": {},

@@ -7,7 +7,6 @@ which a checkpoint is written (which a random moment seldom hits).
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -39,21 +38,23 @@ def weights(lines: list[str]) -> str:
 
 
 def killed(out: Path, mode: str, rng: random.Random) -> list[str]:
-    """Start (or resume) and kill: some time after its first step, or when the second checkpoint from there appears."""
+    """Start (or resume) and kill: a moment after some step, or while some checkpoint is written."""
     process, told = start(out, mode), []
     assert process.stdout is not None
+    step = rng.randrange(1, STEPS)
     if rng.random() < 0.5:
         for line in process.stdout:
             told.append(line.strip())
-            if line.startswith("step"):
+            if line.startswith("step") and int(line.split()[1]) >= step:
                 break
-        time.sleep(rng.uniform(0.0, 0.6))
+        time.sleep(rng.uniform(0.0, 0.1))
     else:
-        folder, patience = out / "checkpoints", rng.randrange(3)
-        while process.poll() is None and patience >= 0:
-            if folder.exists() and any(".tmp-" in name for name in os.listdir(folder)):
-                patience -= 1
-                time.sleep(rng.uniform(0.0, 0.01))
+        beginning = f".step-{max(10, step // 5 * 5)}.tmp-"
+        while process.poll() is None and not any(
+            path.name.startswith(beginning) for path in out.glob("checkpoints/.*")
+        ):
+            pass
+        time.sleep(rng.uniform(0.0, 0.01))
     process.kill()
     return told + lines_of(process)
 

@@ -38,6 +38,7 @@ class Transformed(Normed):
     """The same transform, and a matrix product at the end that it tells of."""
 
     def split(self, hidden):
+        assert hidden.ndim == 3
         return F.gelu(self.first(hidden)), self.second.weight, self.second.bias
 
     def forward(self, hidden):

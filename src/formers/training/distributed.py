@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class Team:
         if compiled:
             objective.compile(dynamic=False)
         if self.world > 1:
-            return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return DistributedDataParallel(objective, gradient_as_bucket_view=True)
         return objective
 
     @contextlib.contextmanager
@@ -93,6 +94,7 @@ def _shard(objective: nn.Module, compiled: bool) -> nn.Module:
 
     Inputs are not cast: positions and states go through as they are, and autocast sees to the products.
     """
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here writes in place
     policy: dict[str, Any] = {"mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False)}
     for trunk in (module for module in objective.modules() if isinstance(module, Trunk)):
         for sublayer in (layer for block in trunk.blocks for layer in block.children()):

@@ -57,15 +57,20 @@ def cross_entropy(
     Under autocast the products run in its dtype, softmax and sums in float32.
     """
     count = (targets != IGNORE).sum()
-    flat, flat_targets = hidden.flatten(0, -2), targets.flatten()
-    split = split_head(head, flat)
+    split = split_head(head, hidden)
     if split is None:
-        return _checkpointed(flat, head, flat_targets), count
-    features, weight, bias = split
+        return _checkpointed(hidden.flatten(0, -2), head, targets.flatten()), count
+    features, weight, bias = split[0].flatten(0, -2), split[1], split[2]
     dtype = _compute_dtype(features, weight)
     needs = torch.is_grad_enabled()
     loss, *_ = _linear_cross_entropy(
-        features, weight, bias, flat_targets, dtype, needs and features.requires_grad, needs and weight.requires_grad
+        features,
+        weight,
+        bias,
+        targets.flatten(),
+        dtype,
+        needs and features.requires_grad,
+        needs and weight.requires_grad,
     )
     return loss, count
 
@@ -76,10 +81,10 @@ def score(
 ) -> tuple[Float[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
     """Loss of each token in nats (0 where the target is -100) and whether the likeliest token is the target."""
     flat, flat_targets = hidden.flatten(0, -2), targets.flatten()
-    vocab_size = head(flat[:1]).shape[-1]
+    vocab_size = head(flat[None, :1]).shape[-1]
     losses, correct = [], []
     for rows in _slices(len(flat), _chunk_rows(vocab_size, torch.float32)):
-        logits = head(flat[rows])
+        logits = head(flat[None, rows])[0]
         losses.append(_losses(logits, _safe(flat_targets[rows]))[0])
         correct.append(logits.argmax(-1) == flat_targets[rows])
     scored = flat_targets != IGNORE
@@ -101,7 +106,7 @@ def _checkpointed(flat: Tensor, head: Head, targets: Tensor) -> Tensor:
     """The same sum through any head: each chunk's logits are dropped and made again in the backward pass."""
 
     def chunk_loss(hidden: Tensor, chunk_targets: Tensor) -> Tensor:
-        logits = head(hidden)
+        logits = head(hidden[None])[0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits, chunk_targets, ignore_index=IGNORE, reduction="sum")
 
@@ -260,12 +265,12 @@ def _empty_results(
     features: Tensor, weight: Tensor, bias: Tensor | None, features_grad: bool, weight_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     loss = weight.new_empty((), dtype=torch.promote_types(weight.dtype, torch.float32))
-    none = weight.new_empty(0)
+    biased = weight_grad and bias is not None
     return (
         loss,
-        torch.empty_like(features) if features_grad else features.new_empty(0),
-        torch.empty_like(weight) if weight_grad else none,
-        torch.empty_like(bias) if weight_grad and bias is not None else weight.new_empty(0),
+        features.new_empty(features.shape if features_grad else 0),
+        weight.new_empty(weight.shape if weight_grad else 0),
+        weight.new_empty(len(weight) if biased else 0),
     )
 
 

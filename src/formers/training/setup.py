@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from formers.errors import ConfigError, RunError
 from formers.parts.trunk import set_recompute
-from formers.training import checkpoints, estimates
+from formers.training import checkpoints, estimates, sentinels
 from formers.training.batches import CarriedStates, state_length
 from formers.training.checkpoints import Checkpoint
 from formers.training.distributed import Team
@@ -56,7 +56,8 @@ class Parts:
 def find_checkpoint(job: Job, team: Team, say: Any) -> Checkpoint | None:
     """The newest whole checkpoint, or None. The first process looks first, since it sets damaged ones aside.
 
-    `say` is told of damaged ones. Raises RunError, listing what differs, where it is of another run.
+    `say` is told of damaged ones. Raises RunError, listing what differs, where it is of another run, and DataError where
+    the data are of another tokenizer.
     """
     folder = job.out / "checkpoints"
     if not team.first:
@@ -65,6 +66,7 @@ def find_checkpoint(job: Job, team: Team, say: Any) -> Checkpoint | None:
     if team.first:
         team.barrier()
     if found is not None:
+        sentinels.check_tokenizers(job.model, *job.views, fingerprint=found.facts["identity"]["tokenizer"])
         checkpoints.refuse_another(found.facts["identity"], job.identity(team.world))
     return found
 
