@@ -28,15 +28,15 @@ def merges_of(rust) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module", params=["gpt2", "cl100k"])
 def trained(request, stdlib: Corpus):
-    """(ours, Rust's) after training on the same 400 kB of source with 2,000 ids."""
-    texts = stdlib(400_000)
+    """(ours, Rust's) after training on the same 250 kB of source with 2,000 ids."""
+    texts = stdlib(250_000)
     return train_bpe(texts, 2000, pattern=request.param), rust_trained(texts, 2000, request.param, END)
 
 
 @pytest.mark.parametrize("engine", ["rust", "python"])
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k"])
 def test_training_learns_the_merges_of_the_rust_library(engine: str, pattern: str, stdlib: Corpus):
-    texts = stdlib(150_000)
+    texts = stdlib(100_000)
     ours = train_bpe(texts, 1500, special_tokens=[*END, "<pad>"], pattern=pattern, engine=engine)
     rust = rust_trained(texts, 1500, pattern, (*END, "<pad>"))
     assert ours.merges == merges_of(rust)
@@ -56,7 +56,7 @@ def most_merges(texts: list[str]) -> int:
 
 def test_source_code_has_the_ids_of_the_rust_library(trained, stdlib: Corpus):
     ours, rust = trained
-    texts = stdlib(600_000)
+    texts = stdlib(350_000)
     expected = [found.ids for found in rust.encode_batch(texts)]
     assert [ours.encode(text) for text in texts] == expected
     assert ours.encode_batch(texts) == expected
