@@ -45,14 +45,14 @@ def ours(ids: Any, targets: Any, best: bool) -> Contestant:
 
     import formers
     from formers.training.objective import Objective
-    from formers.training.optimizer import make_optimizer
+    from formers.training.optimizer import decay_names, make_optimizer
     from formers.training.settings import TrainSettings
 
     off = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
     model = formers.build("gpt2", preset="mini", **off)
     assert (model.config.d_model, model.config.num_layers, model.config.vocab_size) == (D_MODEL, LAYERS, VOCABULARY)
     objective = torch.compile(Objective(model, precision="bf16"), dynamic=False)
-    optimizer = make_optimizer(model, TrainSettings(lr=1e-4))
+    optimizer = make_optimizer(model.named_parameters(), decay_names(model), TrainSettings(lr=1e-4))
 
     def step() -> None:
         total, count, _ = objective(ids, targets)
