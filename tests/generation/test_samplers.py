@@ -7,24 +7,20 @@ import torch
 from transformers.generation import logits_process as theirs
 
 from formers.errors import ConfigError, RunError
-from formers.generation import samplers
-from formers.generation.samplers import (
+from formers.generation import filters, samplers
+from formers.generation.filters import (
     CountPenalty,
     MinP,
     NoRepeatNGram,
     RepetitionPenalty,
-    RowRandom,
-    Sampler,
-    SampleSettings,
     Seen,
     Temperature,
     TopK,
     TopP,
     Typical,
-    draw,
-    most_probable,
-    shortlist,
+    least_of_nucleus,
 )
+from formers.generation.samplers import RowRandom, Sampler, SampleSettings, draw, most_probable, shortlist
 
 GOLDEN = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0, -2.0]])
 NOTHING_SEEN = Seen(torch.zeros(1, 0, dtype=torch.long))
@@ -110,7 +106,7 @@ def test_top_k_keeps_ties_and_top_p_does_not():
 
 
 @pytest.mark.parametrize(
-    ("ours", "other"), PAIRS, ids=lambda p: str(p) if type(p).__module__ == samplers.__name__ else ""
+    ("ours", "other"), PAIRS, ids=lambda p: str(p) if type(p).__module__.startswith("formers") else ""
 )
 def test_filters_equal_transformers_on_a_thousand_logits(ours, other):
     for logits in random_logits():
@@ -119,7 +115,7 @@ def test_filters_equal_transformers_on_a_thousand_logits(ours, other):
 
 
 @pytest.mark.parametrize(
-    ("ours", "other"), PENALTIES, ids=lambda p: str(p) if type(p).__module__ == samplers.__name__ else ""
+    ("ours", "other"), PENALTIES, ids=lambda p: str(p) if type(p).__module__.startswith("formers") else ""
 )
 def test_penalties_equal_transformers_on_a_thousand_texts(ours, other):
     g = torch.Generator().manual_seed(1)
@@ -257,6 +253,17 @@ def test_the_shortlist_chooses_the_same_tokens_as_the_whole_vocabulary(settings,
 def test_a_shortlist_gives_way_where_ties_reach_beyond_it():
     assert shortlist(torch.zeros(1, 1000), 5)[1] is None
     assert shortlist(torch.arange(1000.0)[None], 5)[1] is not None
+
+
+@pytest.mark.parametrize("p", [0.01, 0.3, 0.9])
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16], ids=str)
+def test_the_nucleus_is_the_same_with_and_without_sorting_the_vocabulary(p, precision, monkeypatch):
+    logits = torch.randn(40, 3000, generator=torch.Generator().manual_seed(6)) * torch.linspace(0.1, 6, 40)[:, None]
+    found = [least_of_nucleus(row[None].to(precision), p) is not None for row in logits]
+    assert any(found)
+    quick = torch.cat([TopP(p)(row[None].to(precision)) for row in logits])
+    monkeypatch.setattr(filters, "least_of_nucleus", lambda logits, p: None)
+    assert torch.equal(quick, TopP(p)(logits.to(precision)))
 
 
 def test_zero_temperature_is_the_first_argmax_and_obeys_penalties():

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from formers.errors import ConfigError
-from formers.generation.packing import packed_for
+from formers.generation.few_rows import stepper_of
+from formers.generation.filters import Seen
 from formers.generation.prompts import PromptIds, Prompts
-from formers.generation.readers import device_of, evaluating, reader_of
-from formers.generation.samplers import RowRandom, Sampler, Seen
+from formers.generation.readers import device_of, evaluating, keeps_state, reader_of
+from formers.generation.samplers import RowRandom, Sampler
 from formers.generation.settings import GenerateSettings
 from formers.generation.stops import LENGTH, RowEnd
 
@@ -138,7 +139,7 @@ class Run:
         self.sampler, self.random = Sampler(settings), RowRandom(settings.row_seeds(batch))
         self.ends = [RowEnd(settings.stop_tokens, settings.stop_strings, tokenizer) for _ in range(batch)]
         self.alive = [True] * batch
-        stepper = packed_for(model, batch, settings.max_new_tokens) if settings.pack is not False else None
+        stepper = stepper_of(model, batch, settings.max_new_tokens, settings.pack) if keeps_state(model) else None
         self.reader = reader_of(model, prompts, room, stepper)
         self.text = torch.cat(
             [prompts.padded(0, device), torch.zeros(batch, room - prompts.longest, dtype=torch.long, device=device)], 1

@@ -16,16 +16,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from formers.config import require
 from formers.errors import RunError
+from formers.generation.filters import (
+    CountPenalty,
+    Filter,
+    LastLogits,
+    MinP,
+    NoRepeatNGram,
+    Penalty,
+    RepetitionPenalty,
+    Seen,
+    Temperature,
+    TopK,
+    TopP,
+    Typical,
+    widest,
+)
 
-LastLogits = Float[Tensor, "batch vocab"]
 Tokens = Int[Tensor, " batch"]
 
 
@@ -85,152 +98,6 @@ class SampleSettings:
         return math.isfinite(value)
 
 
-# --- penalties: they read the text so far -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The text so far: ids Int [batch, seq], and present Bool [batch, seq], False at padding (None: no padding)."""
-
-    ids: Int[Tensor, "batch seq"]
-    present: Bool[Tensor, "batch seq"] | None = None
-
-    def counts(self, vocab_size: int) -> Int[Tensor, "batch vocab"]:
-        """How often each token stands in each row."""
-        # padding and ids beyond the logits are counted in a spare column
-        columns = self.ids.clamp(max=vocab_size)
-        if self.present is not None:
-            columns = columns.masked_fill(~self.present, vocab_size)
-        counts = torch.zeros(len(columns), vocab_size + 1, dtype=torch.long, device=columns.device)
-        return counts.scatter_add_(1, columns, torch.ones_like(columns))[:, :vocab_size]
-
-
-class Penalty(Protocol):
-    def __call__(self, logits: LastLogits, seen: Seen) -> LastLogits: ...
-
-
-@dataclass(frozen=True)
-class RepetitionPenalty:
-    """Tokens that were seen become less probable, once each: l > 0 -> l / r, l < 0 -> l r (1909.05858, section 4.1)."""
-
-    penalty: float
-
-    def __call__(self, logits: LastLogits, seen: Seen) -> LastLogits:
-        penalised = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
-        return torch.where(seen.counts(logits.shape[-1]) > 0, penalised, logits)
-
-
-@dataclass(frozen=True)
-class CountPenalty:
-    """l - count frequency - [count > 0] presence, as OpenAI's interface defines the two."""
-
-    frequency: float = 0.0
-    presence: float = 0.0
-
-    def __call__(self, logits: LastLogits, seen: Seen) -> LastLogits:
-        counts = seen.counts(logits.shape[-1])
-        return logits - (counts * self.frequency + (counts > 0) * self.presence).to(logits.dtype)
-
-
-@dataclass(frozen=True)
-class NoRepeatNGram:
-    """Bans every token that would complete an n-gram which already stands in the row."""
-
-    n: int
-
-    def __call__(self, logits: LastLogits, seen: Seen) -> LastLogits:
-        length, vocab_size = seen.ids.shape[1], logits.shape[-1]
-        if length < self.n:
-            return logits
-        windows = seen.ids.unfold(1, self.n, 1)  # [batch, windows, n]
-        tail = seen.ids[:, length - self.n + 1 :]
-        repeats = (windows[..., :-1] == tail[:, None]).all(-1)
-        if seen.present is not None:
-            repeats = (
-                repeats
-                & seen.present.unfold(1, self.n, 1).all(-1)
-                & seen.present[:, length - self.n + 1 :].all(-1)[:, None]
-            )
-        banned = torch.zeros(len(logits), vocab_size + 1, dtype=torch.bool, device=logits.device)
-        last = windows[..., -1].clamp(max=vocab_size).masked_fill(~repeats, vocab_size)
-        return logits.masked_fill(banned.scatter_(1, last, True)[:, :vocab_size], -torch.inf)
-
-
-# --- filters: they read the distribution alone --------------------------------------------------------------------------
-
-
-class Filter(Protocol):
-    def __call__(self, logits: LastLogits) -> LastLogits: ...
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """l / T. Greedy decoding (T = 0) is an argmax, not a division: the sampler does it."""
-
-    value: float
-
-    def __call__(self, logits: LastLogits) -> LastLogits:
-        return logits / self.value
-
-
-@dataclass(frozen=True)
-class TopK:
-    """Keep l >= the k-th largest: ties with it all stay."""
-
-    k: int
-
-    def __call__(self, logits: LastLogits) -> LastLogits:
-        least = logits.topk(min(self.k, logits.shape[-1])).values[:, -1:]
-        return logits.masked_fill(logits < least, -torch.inf)
-
-
-@dataclass(frozen=True)
-class TopP:
-    """Keep the smallest set of most probable tokens with mass >= p, the one that crosses p included (1904.09751)."""
-
-    p: float
-
-    def __call__(self, logits: LastLogits) -> LastLogits:
-        ascending, order = logits.sort(dim=-1, stable=True)  # of equals, the last ids stay
-        mass_up_to = ascending.softmax(-1).cumsum(-1)  # of a token and all less probable ones
-        outside = mass_up_to <= 1 - self.p
-        outside[:, -1] = False
-        return logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
-
-
-@dataclass(frozen=True)
-class MinP:
-    """Keep p_i >= min_p max p (2407.01082)."""
-
-    p: float
-
-    def __call__(self, logits: LastLogits) -> LastLogits:
-        probabilities = logits.softmax(-1)
-        largest = probabilities.amax(-1, keepdim=True)
-        return logits.masked_fill(probabilities < self.p * largest, -torch.inf)
-
-
-@dataclass(frozen=True)
-class Typical:
-    """Keep the tokens whose surprise -log p is nearest the entropy, with mass >= `mass` (2202.00666, equation 9).
-
-    This may drop the most probable token: if one token has p = 0.6, its surprise is below the entropy of the rest.
-    """
-
-    mass: float
-
-    def __call__(self, logits: LastLogits) -> LastLogits:
-        log_p = logits.log_softmax(-1)
-        entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)  # 0 log 0 is 0
-        oddness = (-log_p - entropy).abs()
-        nearest, order = oddness.sort(dim=-1, stable=True)
-        reached = log_p.gather(1, order).exp().cumsum(-1)
-        last = (reached < self.mass).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
-        outside = nearest > nearest.gather(1, last)
-        outside[:, 0] = False
-        return logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
-
-
 # --- drawing ------------------------------------------------------------------------------------------------------------
 
 
@@ -262,8 +129,7 @@ def draw(logits: LastLogits, uniform: Float[Tensor, " batch"]) -> Tokens:
     Weights are summed in float64 in the order of ids, so a row gives the same token whatever else is in the batch, and
     whether tokens at -inf are there or left out. Raises RunError where a row has nothing to draw from.
     """
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # that device has no float64
-    weights = (logits.to(wide) - logits.amax(-1, keepdim=True)).exp()
+    weights = (widest(logits) - logits.amax(-1, keepdim=True)).exp()
     reached = weights.cumsum(-1)
     total = reached[:, -1:]
     _check_drawable(total[:, 0])
@@ -294,24 +160,20 @@ class Sampler:
     def __init__(self, settings: SampleSettings) -> None:
         self.settings = settings
         self.penalties = _penalties(settings)
+        self.temperature = Temperature(settings.temperature)
         self.filters = _filters(settings)
 
     def process(self, logits: LastLogits, seen: Seen) -> LastLogits:
         """The logits [batch, vocab] that are drawn from, in float32 or wider; what is left out is -inf."""
-        logits = self._penalised(logits, seen)
-        for keep in self.filters:
-            logits = keep(logits)
-        return logits
+        return self._filtered(self._heated(self._penalised(logits, seen)))
 
     def __call__(self, logits: LastLogits, seen: Seen, uniform: Float[Tensor, " batch"]) -> Tokens:
         """One token a row. `uniform` [batch] in [0, 1) decides; greedy settings ignore it."""
         logits = self._penalised(logits, seen)
         if self.settings.greedy:
             return most_probable(logits)
-        logits, ids = self._shortlisted(logits)
-        for keep in self.filters:
-            logits = keep(logits)
-        chosen = draw(logits, uniform)
+        logits, ids = self._shortlisted(self._heated(logits))
+        chosen = draw(self._filtered(logits), uniform)
         return chosen if ids is None else ids.gather(1, chosen[:, None])[:, 0]
 
     def _penalised(self, logits: LastLogits, seen: Seen) -> LastLogits:
@@ -320,11 +182,17 @@ class Sampler:
             logits = penalty(logits, seen)
         return logits
 
+    def _heated(self, logits: LastLogits) -> LastLogits:
+        return logits if self.settings.temperature in (0, 1) else self.temperature(logits)
+
+    def _filtered(self, logits: LastLogits) -> LastLogits:
+        for keep in self.filters:
+            logits = keep(logits)
+        return logits
+
     def _shortlisted(self, logits: LastLogits) -> tuple[LastLogits, Tensor | None]:
         """With top-k, the filters and the draw need to see little more than k tokens: the same choice, far cheaper."""
-        if self.settings.top_k is None:
-            return logits, None
-        return shortlist(logits, self.settings.top_k)
+        return (logits, None) if self.settings.top_k is None else shortlist(logits, self.settings.top_k)
 
 
 SPARE = 64
@@ -340,9 +208,7 @@ def shortlist(logits: LastLogits, k: int) -> tuple[LastLogits, Int[Tensor, "batc
     if 2 * size > logits.shape[-1]:
         return logits, None
     top, ids = logits.topk(size)
-    # a division by the temperature may yet make equal what is nearly equal, hence the margin
-    nearly = top[:, k - 1] - 1e-5 * top[:, k - 1].abs()
-    if bool((top[:, -1] >= nearly).any()):
+    if bool((top[:, -1] >= top[:, k - 1]).any()):
         return logits, None
     ids = ids.sort(-1).values
     return logits.gather(1, ids), ids
@@ -359,10 +225,6 @@ def _penalties(s: SampleSettings) -> tuple[Penalty, ...]:
 
 def _filters(s: SampleSettings) -> tuple[Filter, ...]:
     chosen: list[Filter] = []
-    if s.temperature not in (0, 1):
-        chosen.append(Temperature(s.temperature))
-    if s.greedy:
-        return ()
     if s.top_k is not None:
         chosen.append(TopK(s.top_k))
     if s.top_p is not None and s.top_p < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Logits
@@ -20,4 +19,4 @@ class LanguageHead(nn.Module):
         self.linear.weight = embedding.weight
 
     def forward(self, hidden: Hidden) -> Logits:
-        return F.linear(hidden, self.linear.weight)
+        return self.linear(hidden)
