@@ -74,6 +74,15 @@ def test_every_verb_is_documented(name: str):
     assert re.search(rf"^## formers {name}$", page, re.MULTILINE), f"docs/cli.md has no section 'formers {name}'"
 
 
+@pytest.mark.parametrize("name", VERBS)
+def test_every_option_of_a_verb_is_documented_and_none_that_is_not_there(formers: Formers, name: str):
+    page = (ROOT / "docs" / "cli.md").read_text()
+    section = page.partition(f"\n## formers {name}\n")[2].partition("\n## ")[0]
+    table = "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `--"))
+    offered = re.findall(r"^\W+(--[a-z][a-z-]*) ", formers(*name.split(), "--help").out, re.MULTILINE)
+    assert set(re.findall(r"`(--[a-z-]+)`", table)) == set(offered)
+
+
 def test_the_page_documents_no_verb_that_is_not_there():
     page = (ROOT / "docs" / "cli.md").read_text()
     assert set(re.findall(r"^## formers (.+)$", page, re.MULTILINE)) == set(VERBS)
@@ -142,15 +151,7 @@ def test_ctrl_c_exits_with_130_and_says_what_was_saved(formers: Formers, monkeyp
     assert "Traceback" not in outcome.err
 
 
-def test_a_reader_that_goes_away_is_no_error():
-    command = f"{sys.executable} -c 'import sys; from formers.cli.main import main; sys.exit(main([\"models\"]))'"
-    script = f"set -o pipefail; {command} | head -c 1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    assert done.stdout.split()[-1] in ("0", "141")
-
-
-def test_a_closed_pipe_ends_quietly():
+def test_a_reader_that_goes_away_ends_the_command_quietly():
     code = (
         "import os, sys\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 1)\n"
         "from formers.cli.main import main\nsys.exit(main(['models']))"

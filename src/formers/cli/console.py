@@ -36,7 +36,13 @@ def _console(*, stderr: bool) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     wide = None if stream.isatty() else WIDTH_OF_A_PIPE
-    return Console(stderr=stderr, highlight=False, width=wide, soft_wrap=False, emoji=False)
+    console = Console(stderr=stderr, highlight=False, width=wide, soft_wrap=False, emoji=False)
+    console.on_broken_pipe = _reader_gone  # rich would end the process with code 1
+    return console
+
+
+def _reader_gone() -> None:
+    raise BrokenPipeError
 
 
 def emit(value: Any) -> None:

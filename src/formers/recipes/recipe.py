@@ -71,6 +71,11 @@ class Recipe(Generic[Config]):
     seed: int = 0
     code: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.train.carry_state and self.data.view != "streams":
+            found = f"train.carry_state is on, and the view is {self.data.view!r}, whose rows all begin anew"
+            require("Recipe", [f"{found}: wanted data.view 'streams' (on the command line --text.view streams)"])
+
     @property
     def architecture(self) -> str:
         """The name that the config gives its architecture, or the name of its class."""
