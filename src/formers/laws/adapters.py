@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from formers.errors import TargetError
-from formers.laws.subject import Answer, ModelRaised, Subject, seeded
+from formers.laws.subject import Answer, ModelRaised, Subject, mode
 from formers.parts.positions import Positions
 from formers.parts.trunk import Trunk, set_recompute
 
@@ -56,17 +56,13 @@ def _kind(model: nn.Module) -> type[Subject]:
 
 def _probe(subject: Subject, length: int) -> int:
     """Call the model once; the width of its logits."""
-    model, was = subject.model, subject.model.training
-    model.eval()
-    try:
-        ids = torch.zeros(2, length, dtype=torch.long, device=subject.device)
-        with torch.no_grad():
-            logits = subject(ids).logits
-    finally:
-        model.train(was)
+    ids = torch.zeros(2, length, dtype=torch.long, device=subject.device)
+    with torch.no_grad(), mode(subject.model, False):
+        logits = subject(ids).logits
     if logits.ndim != 3 or logits.shape[:2] != ids.shape or not logits.is_floating_point():
+        given = f"{logits.dtype} {tuple(logits.shape)}"
         raise TargetError(
-            f"{type(model).__name__} gave a {logits.dtype} tensor of {tuple(logits.shape)} for input ids {tuple(ids.shape)}",
+            f"{type(subject.model).__name__} gave {given} for input ids {tuple(ids.shape)}",
             "floating logits [batch, seq, vocab]",
         )
     return logits.shape[-1]
@@ -229,8 +225,7 @@ class TransformersModel(Subject):
         return model.activation_checkpointing_enable() if on else model.activation_checkpointing_disable()
 
     def rebuild(self, seed: int) -> nn.Module | None:
-        with seeded(seed, self.device):
-            built = type(self.original)(copy.deepcopy(self.original.config))  # type: ignore[arg-type]
+        built = type(self.original)(copy.deepcopy(self.original.config))  # type: ignore[arg-type]
         return built.to(self.device)
 
     def _known(self, **given: Any) -> dict[str, Any]:

@@ -60,16 +60,16 @@ def padding(subject: Subject, trial: Trial) -> Finding:
     alone = _alone(subject, trial, texts)
     for side in sides if trial.size != "large" else sides[:2]:
         ids, positions = pad(texts, side, trial)
-        found = _weigh(subject, alone, ids, positions)
+        found, blame = _weigh(subject, alone, ids, positions), None
         for row, text in enumerate(texts):
             where = f"a text of {text.shape[1]} tokens padded on {side} to {ids.shape[1]}"
-            apart = gap(found.logits[row], alone.logits[row])
-            worst.see(apart, where, partial(_blame_padding, subject, text, ids, positions, row))
-        worst.see(gradient_gap(found.gradients, alone.gradients), f"gradients of texts padded on {side}")
+            blame = partial(_blame_padding, subject, text, ids, positions, row)
+            worst.see(gap(found.logits[row], alone.logits[row]), where, blame)
+            worst.see(gradient_gap(found.gradients, alone.gradients), f"gradients of texts padded on {side}", blame)
         with torch.no_grad():
             again = subject(torch.where(positions.present, ids, trial.other(ids)), positions).logits
         if not all(torch.equal(again[row][positions.present[row]], found.logits[row]) for row in range(len(texts))):
-            worst.see(float("inf"), f"which token the padding on {side} is changes the logits")
+            worst.see(float("inf"), f"which token the padding on {side} is changes the logits", blame)
     return worst.finding(subject.tolerance, "texts of three lengths, padded on either side")
 
 

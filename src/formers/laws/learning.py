@@ -123,8 +123,9 @@ def finite(subject: Subject, trial: Trial) -> Finding:
 )
 @torch.no_grad()
 def first_loss(subject: Subject, trial: Trial) -> Finding:
-    built = subject.rebuild(trial.seed)
-    assert built is not None
+    built = subject.anew(trial.seed)
+    if built is None:
+        return Finding.not_applicable("trained weights, and the model was changed since it was built from its config")
     fresh, wanted = subject.on(built.eval()), math.log(trial.vocab_size)
     ids, targets = trial.ids(4), trial.ids(4)
     with precision(dtype_of(built)), traced(fresh.model) as calls:

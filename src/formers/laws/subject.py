@@ -66,6 +66,12 @@ class Subject:
         """A new model of the same configuration with fresh weights, in its own type; None where nothing tells how."""
         return None
 
+    def anew(self, seed: int) -> nn.Module | None:
+        """`rebuild`, if that gives the same modules and tensors: None where somebody changed the model after it was built."""
+        with seeded(seed, self.device):
+            built = self.rebuild(seed)
+        return built if built is not None and _anatomy(built) == _anatomy(self.original) else None
+
     def set_recompute(self, on: bool) -> None:
         """Recompute activations in the backward pass."""
         raise NotImplementedError
@@ -117,6 +123,11 @@ class Subject:
     def on(self, model: nn.Module) -> Subject:
         """The same, of another model of the same kind."""
         return dataclasses.replace(self, model=model)
+
+
+def _anatomy(model: nn.Module) -> tuple[list[Any], list[Any]]:
+    modules = [(name, type(module)) for name, module in model.named_modules()]
+    return modules, [(name, tensor.shape) for name, tensor in model.state_dict().items()]
 
 
 def device_of(model: nn.Module) -> torch.device:

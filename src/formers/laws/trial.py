@@ -92,14 +92,16 @@ def plan(
 
 
 def choose_length(model: nn.Module, max_length: int | None, least: int) -> int:
-    """The smallest prime from `least` on that is beyond the model's windows and no other size of the model."""
+    """The smallest prime from `least` on that is beyond the model's windows and no other size of the model.
+
+    Where the model has no positions for so many tokens, the largest prime for which it has.
+    """
     taken = {size for parameter in model.parameters() for size in parameter.shape}
     wanted = min(max(least, reach(model) + 7), LONGEST)
     candidates = [n for n in range(wanted, wanted + 1000) if is_prime(n) and n not in taken]
     if max_length is None or candidates[0] <= max_length:
         return candidates[0]
-    shorter = [n for n in range(4, max_length + 1) if is_prime(n) and n not in taken]
-    return max(shorter, default=max_length)
+    return max((n for n in range(4, max_length + 1) if is_prime(n)), default=max_length)
 
 
 def is_prime(n: int) -> bool:
