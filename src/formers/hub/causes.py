@@ -65,38 +65,37 @@ class _Search:
         return len(pairs) if first is None else [name for name, *_ in pairs].index(first.a)
 
     def best(self) -> tuple[str, int, Variant] | None:
-        """The variant of either model that carries the agreement furthest beyond where it ends now; among equals, the one
-        that leaves the logits nearest (of two epsilons both may do)."""
-        reached, best = (self.progress(), float("-inf")), None
-        least = reached[0]
+        """The variant of either model that carries the agreement furthest beyond where it ends now. Among equals one of all
+        layers, then the one that leaves the logits nearest (of two epsilons both may do)."""
+        now, best, found = self.progress(), (0, False, 0.0), None
         for kind, hypothesis in HYPOTHESES.items():
-            for side, variant in self._variants(hypothesis):
-                score = self._score(side, variant)
-                if score is not None and score > reached and score[0] > least:
-                    reached, best = score, (kind, side, variant)
-            if reached[0] == self.goal:
+            for side, everywhere, variant in self._variants(hypothesis):
+                progress, gap = self._try(side, variant)
+                if progress > now and (progress, everywhere, -gap) > best:
+                    best, found = (progress, everywhere, -gap), (kind, side, variant)
+            if best[0] == self.goal:
                 break
-        return best
+        return found
 
-    def _score(self, side: int, variant: Variant) -> tuple[int, float] | None:
-        """Progress under a variant, and minus the difference of the logits. None where the model cannot be run so."""
+    def _try(self, side: int, variant: Variant) -> tuple[int, float]:
+        """Progress under a variant, and the difference of the logits."""
         try:
             with applied(variant):
                 trace = self._run(side, variant)
         except FormersError:
-            return None
+            return 0, 0.0  # a model that cannot be run so explains nothing
         traces = (trace, self.traces[1]) if side == 0 else (self.traces[0], trace)
         gap = (traces[0].logits - traces[1].logits).abs().max().item()
-        return self.progress(traces), -gap
+        return self.progress(traces), gap
 
-    def _variants(self, hypothesis: Hypothesis) -> Iterator[tuple[int, Variant]]:
-        """For either model, in all layers at once and then in the layer that differs first."""
+    def _variants(self, hypothesis: Hypothesis) -> Iterator[tuple[int, bool, Variant]]:
+        """For either model, in all layers at once (True) and then in the layer that differs first."""
         pairs = activation_pairs(self.pairing, *self.traces)
         names = pairs[min(self.progress(), len(pairs) - 1)][:2] if pairs else ("", "")
         for side in (0, 1):
             for scope in dict.fromkeys((None, layer_of(names[side]))):
                 for variant in hypothesis(self.models[side], scope, self.input_ids):
-                    yield side, variant
+                    yield side, scope is None, variant
 
     @contextlib.contextmanager
     def keep(self, side: int, variant: Variant) -> Iterator[None]:

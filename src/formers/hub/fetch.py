@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from formers.errors import TargetError
+from formers.models import registry
 
 FILES = [
     "config.json",
@@ -42,8 +43,12 @@ def fetch(name: str) -> Path:
         ) from error
     except HFValidationError as error:
         raise TargetError(f"{name!r} is no name of a hub model ({error})", "'name' or 'organisation/name'") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except HfHubHTTPError as error:
+        raise TargetError(f"the hub did not hand out {name!r}: {error}", do="try again later") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        do = "connect to the network, or name a folder that is on this machine"
+        if name in registry.specs():
+            do += f"; formers.build({name!r}) makes one with fresh weights"
         raise TargetError(
-            f"{name!r} is not in the cache of downloaded models, and the hub cannot be reached",
-            do="connect to the network, or name a folder that is on this machine",
+            f"{name!r} is not in the cache of downloaded models, and the hub cannot be reached", do=do
         ) from error

@@ -133,14 +133,23 @@ def _load_ours(folder: Path, settings: dict[str, Any], code: str | None, dtype: 
     ours = settings.get("formers")
     if not isinstance(ours, dict):
         raise ConfigError(f"{folder / CONFIG} has no settings under 'formers'", "what formers.save writes there")
-    name, stored = ours.get("architecture"), ours.get("config")
+    name, stored = str(ours.get("architecture")), ours.get("config")
     if name in registry.specs() and stored is not None:
-        module = registry.spec(name).load()
-        model = _on_meta(module, configs.from_dict(module.CONFIG, stored))
+        model = build_empty(name, stored)
     else:
         model = user_code.rebuild(str(folder), code, ours.get("code"), stored)
-    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
-    check_tokenizer(folder, vocab_size)
+    check_tokenizer(folder, getattr(getattr(model, "config", None), "vocab_size", None))
+    return fill(model, folder, dtype=dtype, device=device)
+
+
+def build_empty(architecture: str, stored: Mapping[str, Any]) -> nn.Module:
+    """A built-in model by its settings, without memory for its weights."""
+    module = registry.spec(architecture).load()
+    return _on_meta(module, configs.from_dict(module.CONFIG, stored))
+
+
+def fill(model: nn.Module, folder: Path, *, dtype: Any = None, device: Any = None) -> nn.Module:
+    """Give `model` the tensors that a folder stores under the model's own names. Raises WeightsError where they do not fit."""
     return assign(model, _same_names(folder, model, Tensors(folder, dtype=dtype, device=device)))
 
 

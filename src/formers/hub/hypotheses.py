@@ -76,23 +76,44 @@ def _place(layer: int | None) -> str:
 
 def gelu_form(model: nn.Module, layer: int | None, input_ids: Tensor) -> Iterator[Variant]:
     """Another activation function: exact, tanh or quick GELU, ReLU, SiLU."""
-    ours = [
-        m for _, m in _within(model, layer) if any(getattr(m, "activation", None) is f for f in ACTIVATIONS.values())
-    ]
-    theirs = [m for _, m in _within(model, layer) if isinstance(m, nn.GELU)]
-    forms = {"none": "gelu", "tanh": "gelu_tanh"}
-    now = {_name_of(m.activation) for m in ours} | {forms[m.approximate] for m in theirs}
-    for name, function in ACTIVATIONS.items():
-        changes = [Change(m, "activation", function) for m in ours if m.activation is not function]
-        changes += [Change(m, "approximate", form) for form, f in forms.items() if f == name for m in theirs]
+    attributes = ("activation", "act", "act_fn")
+    found = [(m, name) for _, m in _within(model, layer) for name in attributes if form_of(getattr(m, name, None))]
+    now = {id(m): form_of(getattr(m, name)) for m, name in found}
+    words = " and ".join(sorted(str(form) for form in set(now.values())))
+    for form, function in ACTIVATIONS.items():
+        changes = tuple(Change(m, n, _like(getattr(m, n), function)) for m, n in found if now[id(m)] != form)
         if changes:
-            yield Variant(
-                f"activation: {{here}} has {' and '.join(sorted(now))}{_place(layer)}, {{other}} {name}", tuple(changes)
-            )
+            yield Variant(f"activation: {{here}} has {words}{_place(layer)}, {{other}} {form}", changes)
 
 
-def _name_of(function: Any) -> str:
-    return next(name for name, known in ACTIVATIONS.items() if known is function)
+def form_of(function: Any) -> str | None:
+    """Which of our activations a function computes, by trying it; None if it is none of them."""
+    if not callable(function):
+        return None
+    x = torch.linspace(-4, 4, 17, dtype=torch.float64)
+    try:
+        y = function(x)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    known = (
+        name for name, ours in ACTIVATIONS.items() if isinstance(y, Tensor) and torch.allclose(y, ours(x), atol=1e-12)
+    )
+    return next(known, None)
+
+
+class _Function(nn.Module):
+    """A function where a module is wanted."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _like(old: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    return _Function(function) if isinstance(old, nn.Module) else function
 
 
 def epsilon(model: nn.Module, layer: int | None, input_ids: Tensor) -> Iterator[Variant]:
@@ -135,7 +156,7 @@ def _scales(module: nn.Module) -> Iterator[tuple[Any, str, int]]:
 
 
 @dataclass(frozen=True)
-class _Ahead(Mask):
+class Ahead(Mask):
     """Keys up to `by` places after the query: what a mask that is off by so many lets through."""
 
     by: int
@@ -151,9 +172,9 @@ def mask(model: nn.Module, layer: int | None, input_ids: Tensor) -> Iterator[Var
     """A mask that leaks, hides the query itself, or has a window off by one."""
     scores = [m for _, m in _within(model, layer) if isinstance(getattr(m, "mask", None), Mask)]
     forms: dict[str, Callable[[Mask], Mask]] = {
-        "lets every query see one token ahead": lambda m: m | (_Ahead(1) & SameDocument()),
+        "lets every query see one token ahead": lambda m: m | (Ahead(1) & SameDocument()),
         "hides one token more (the query itself)": lambda m: m & StrictlyPast(),
-        "hides what is ahead": lambda m: m & _Ahead(0),
+        "hides what is ahead": lambda m: m & Ahead(0),
         "hides nothing": lambda m: Everything() & SameDocument(),
         "has a window one wider": lambda m: _resized(m, 1),
         "has a window one narrower": lambda m: _resized(m, -1),

@@ -133,9 +133,9 @@ def _difference(name_a: str, name_b: str, a: Tensor, b: Tensor, floor: float) ->
 
 def _where(gap: Tensor, largest: float) -> str:
     """Which positions of an activation [batch, seq, ..] differ, where not all do."""
-    if gap.ndim != 3 or not largest:
+    if gap.ndim < 3 or not largest:  # [batch, seq, ..] or [batch, heads, seq, ..]
         return ""
-    differs = (gap > 1e-6 * largest).any(-1).any(0)
+    differs = (gap > 1e-6 * largest).any(-1).flatten(0, -2).any(0)
     positions = differs.nonzero().flatten().tolist()
     if len(positions) in (0, len(differs)):
         return ""

@@ -1,6 +1,7 @@
 """TARGET: what every verb takes. A name, a path or a file of the user's own, made into a model.
 
     runs/x                    a run: its model/ folder
+    runs/x/checkpoints/step-N the weights of one checkpoint
     folder                    a model folder: config.json and model.safetensors
     gpt2, gpt2.tiny           a built-in architecture, with a preset; fresh weights
     my_model.py:function      the user's own
@@ -19,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from formers.errors import RunError, TargetError
+from formers.errors import RunError, TargetError, WeightsError
 from formers.models import registry
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
     from formers.text import Tokenizer
 
-Kind = Literal["run", "folder", "architecture", "code", "hub", "transformers", "module"]
+Kind = Literal["run", "checkpoint", "folder", "architecture", "code", "hub", "transformers", "module"]
 
 WANTED = "a run, a model folder, an architecture, file.py:function, or a hub name (org/name or hf:name)"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a TARGET names. path: of a run or folder. note: what the user should know of the choice."""
+    """What a TARGET names. path: of a run, checkpoint or folder. note: what the user should know of the choice."""
 
     text: str
     kind: Kind
@@ -48,7 +49,7 @@ class Resolved:
     """A model and where it comes from.
 
     name    what the user typed
-    kind    run, folder, architecture, code, transformers or module
+    kind    run, checkpoint, folder, architecture, code, transformers or module
     recipe  recipe.json of a run
     fresh   whether the weights are newly drawn rather than read
     folder  the model folder, where there is one
@@ -65,12 +66,14 @@ class Resolved:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer beside the model, or None. Raises DataError, when first asked for, if it cannot be read."""
+        """The tokenizer beside the model, else that of the run's shards, or None. Raises DataError, when it is first asked
+        for, if it cannot be read."""
         from formers.text import load_tokenizer
 
-        if self.folder is None or not (self.folder / "tokenizer.json").is_file():
-            return None
-        return load_tokenizer(self.folder)
+        shards = (self.recipe or {}).get("shards")
+        folders = [self.folder, shards.get("folder") if isinstance(shards, dict) else None]
+        found = [Path(folder) for folder in folders if folder and (Path(folder) / "tokenizer.json").is_file()]
+        return load_tokenizer(found[0]) if found else None
 
 
 # --- what is meant ----------------------------------------------------------------------------------------------------
@@ -94,12 +97,18 @@ def parse(target: str | Path) -> Target:
         return _architecture(text)
     path = Path(text).expanduser()
     if path.is_dir():
-        return Target(text, "run" if (path / "recipe.json").is_file() else "folder", path)
+        return Target(text, _kind_of_folder(path), path)
     if path.exists():
         raise TargetError(f"{text} is a file", WANTED, "name the folder it stands in")
     if isinstance(target, str) and _may_be_hub_name(text):
         return Target(text, "hub")
     raise _nothing(text)
+
+
+def _kind_of_folder(path: Path) -> Kind:
+    if (path / "recipe.json").is_file():
+        return "run"
+    return "checkpoint" if (path / "checkpoint.json").is_file() else "folder"
 
 
 def _architecture(text: str) -> Target:
@@ -120,12 +129,17 @@ def _may_be_hub_name(text: str) -> bool:
 
 def _nothing(text: str) -> TargetError:
     path = Path(text).expanduser()
-    names = {p.name: str(p) for p in path.parent.iterdir()} if path.parent.is_dir() else {}
-    names |= {p.name: str(p) for p in Path("runs").glob("*/")} if path.parent == Path(".") else {}
-    names |= {name: name for name in registry.specs()}
+    names = {p.name: str(p) for p in path.parent.iterdir() if p.is_dir()} if path.parent.is_dir() else {}
+    if path.parent == Path(".") and not text.startswith("."):
+        names |= {p.name: str(p) for p in Path("runs").glob("*/")}
+        names |= {name: name for name in registry.specs()}
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    if not near and "." in path.name:  # gpt3.tiny
+        near = difflib.get_close_matches(path.name.partition(".")[0], registry.specs(), n=1, cutoff=0.6)
     return TargetError(
-        f"there is no {text!r}", WANTED, "did you mean " + " or ".join(names[n] for n in near) + "?" if near else ""
+        f"there is no {text!r}",
+        WANTED,
+        "did you mean " + " or ".join(names.get(n, n) for n in near) + "?" if near else "",
     )
 
 
@@ -153,7 +167,9 @@ def resolve(
     if isinstance(target, nn.Module):
         return Resolved(type(target).__name__, "module", target.to(device=device, dtype=dtype))
     parsed = parse(target)
-    maker = {"run": _run, "folder": _folder, "hub": _hub, "transformers": _transformers}.get(parsed.kind)
+    maker = {"run": _run, "checkpoint": _checkpoint, "folder": _folder, "hub": _hub, "transformers": _transformers}.get(
+        parsed.kind
+    )
     if maker is not None:
         return maker(parsed, code, dtype, device)
     from formers.hub import user_code
@@ -172,7 +188,7 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     code: str | None = None,
-) -> nn.Module:
+) -> Any:
     """The trained model of a run, a Hugging Face folder, or a hub name, in evaluation mode.
 
     Weights keep the type they are stored in unless `dtype` is given. A bare name such as ``"gpt2"`` is the hub's here,
@@ -191,7 +207,7 @@ def load(
             "a run, a model folder or a hub name",
             f"formers.build({name!r}, preset={preset!r}) makes one with fresh weights",
         )
-    if parsed.kind == "architecture":
+    if parsed.kind == "architecture":  # the note that resolve gives says how the two are told apart
         target = f"hf:{parsed.text}"
     return resolve(target, code=code, dtype=dtype, device=device).model.eval()
 
@@ -210,9 +226,51 @@ def _run(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
     assert parsed.path is not None
     recipe, folder = read_recipe(parsed.path), parsed.path / "model"
     if not folder.is_dir():
-        raise _no_model_yet(parsed.path)
+        return _newest_checkpoint(parsed, code, dtype, device)
     model = load_folder(folder, dtype=dtype, device=device, code=code)
     return Resolved(parsed.text, "run", model, recipe, folder=folder)
+
+
+def _newest_checkpoint(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+    """A run that has not ended: its newest checkpoint that can be read."""
+    assert parsed.path is not None
+    recipe = read_recipe(parsed.path)
+    for checkpoint in checkpoints(parsed.path):
+        try:
+            model = _load_checkpoint(checkpoint, recipe, code, dtype, device)
+        except WeightsError:
+            continue  # damaged: the one before it
+        note = f"{parsed.text} has not ended; these are the weights of {checkpoint.name}"
+        return Resolved(parsed.text, "run", model, recipe, note=note)
+    raise RunError(
+        f"the run {parsed.path} has no model yet, and no checkpoint that can be read",
+        "a run that has ended, or has written a checkpoint",
+        f"wait, or go on with it: formers train .. --resume --out {parsed.path}",
+    )
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """checkpoints/step-N of a run, the newest first."""
+    found = [path for path in (run / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def _checkpoint(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+    assert parsed.path is not None
+    recipe = read_recipe(parsed.path.resolve().parent.parent)
+    model = _load_checkpoint(parsed.path, recipe, code, dtype, device)
+    return Resolved(parsed.text, "checkpoint", model, recipe)
+
+
+def _load_checkpoint(checkpoint: Path, recipe: dict[str, Any], code: str | None, dtype: Any, device: Any) -> nn.Module:
+    """The recipe's model with the weights of a checkpoint, which hold its tensors under its own names."""
+    from formers.hub import folders, user_code
+
+    if recipe.get("code"):
+        model = user_code.rebuild(str(checkpoint), code, recipe["code"], recipe.get("model"))
+    else:
+        model = folders.build_empty(str(recipe.get("architecture")), recipe.get("model") or {})
+    return folders.fill(model, checkpoint, dtype=dtype, device=device).eval()
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -224,16 +282,6 @@ def read_recipe(run: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise RunError(f"{run / 'recipe.json'} holds a {type(recipe).__name__}", "a JSON object")
     return recipe
-
-
-def _no_model_yet(run: Path) -> RunError:
-    steps = sorted((p.name for p in (run / "checkpoints").glob("step-*")), key=lambda name: int(name[5:] or 0))
-    where = f"its newest checkpoint is {steps[-1]}" if steps else "it has no checkpoint either"
-    return RunError(
-        f"the run {run} has no model yet ({where})",
-        "a run that has ended, which writes model/",
-        f"wait, or go on with it: formers train --resume --out {run}",
-    )
 
 
 def _hub(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:

@@ -55,7 +55,9 @@ def build(target: str, *, seed: int = 0) -> nn.Module:
 
 def rebuild(folder: str, code: str | None, recorded: Any, stored: dict[str, Any] | None) -> nn.Module:
     """The model that `folder` was saved from: the user's `code`, with the `stored` settings where it has any."""
-    known = recorded.get("target") if isinstance(recorded, dict) else None
+    recorded = {"target": recorded} if isinstance(recorded, str) else recorded
+    recorded = recorded if isinstance(recorded, dict) else {}
+    known, digest = recorded.get("target"), recorded.get("sha256")
     if code is None:
         named = known or "file.py:function"
         raise TargetError(
@@ -64,7 +66,7 @@ def rebuild(folder: str, code: str | None, recorded: Any, stored: dict[str, Any]
         )
     path, _ = split(code)
     made = call(code, seed=0)
-    if known is not None and _sha256(path) != recorded.get("sha256"):
+    if digest is not None and _sha256(path) != digest:
         warnings.warn(f"{path} has changed since {folder} was made by it; the model may differ", stacklevel=2)
     return model_of(made, code, 0, stored)
 
