@@ -78,5 +78,13 @@ def second_reading(arguments: Sequence[str], verb: str, recipe: Recipe[Any]) -> 
     defaults = kind(text=recipe.data, train=recipe.train, model=recipe.model)
     about = f"{Options.__doc__}\n\nThe recipe is {recipe.name}; its settings are the defaults below."
     options = parse(kind, arguments, verb, default=defaults, about=about)
-    asked = dataclasses.replace(recipe, model=options.model, data=options.text, train=options.train)
+    text = _without_stale_size(options.text, recipe.data)
+    asked = dataclasses.replace(recipe, model=options.model, data=text, train=options.train)
     return options, asked if options.seed is None else with_seed(asked, options.seed)
+
+
+def _without_stale_size(asked: DataSettings, default: DataSettings) -> DataSettings:
+    """Whoever names another tokenizer has not asked it for the size of the recipe's."""
+    if asked.tokenizer != default.tokenizer and asked.vocab_size == default.vocab_size:
+        return dataclasses.replace(asked, vocab_size=None)
+    return asked

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from formers.errors import RunError, TargetError, suggest
+from formers.errors import TargetError, suggest
+from formers.hub.targets import read_recipe
 from formers.recipes.recipe import Recipe
 
 _HOMES = ("gpt2", "llama")
@@ -55,7 +55,7 @@ def _own(name: str) -> Recipe:
     made = user_code.call(name, seed=0)
     if not isinstance(made, Recipe):
         raise TargetError(
-            f"{name} returned a {type(made).__name__}",
+            f"{name} gave something of type {type(made).__name__}",
             "a formers.recipes.Recipe",
             "return Recipe(name=..., model=your config, ...); `formers new block NAME` writes an example",
         )
@@ -69,11 +69,7 @@ def read(run: Path | str, *, code: str | None = None) -> Recipe:
     Raises RunError where the folder is no run, ConfigError where a setting is unknown to this version, TargetError where
     `code` is missing.
     """
-    path = Path(run) / "recipe.json"
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error})", "a run folder", "formers runs lists them") from None
+    data = read_recipe(Path(run))
     if data.get("code") and code is None:
         raise TargetError(
             f"{run} trains a model of your own, and code is only run when you name it", str(data["code"]), "name it too"
