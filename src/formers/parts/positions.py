@@ -7,6 +7,7 @@ tensor to guess a position. That is why cached, padded, packed and streamed call
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -102,6 +103,12 @@ class Positions:
     @property
     def present(self) -> Bool[Tensor, "#batch seq"]:
         return self.index >= 0
+
+    @functools.cached_property
+    def from_the_start(self) -> Positions:
+        """0, 1, .. up to the last of these tokens, where `start` is known: what a cache and these tokens hold together."""
+        assert self.start is not None
+        return Positions.offset(0, self.start + self.length, device=self.index.device)
 
     def as_queries(self) -> Place:
         return Place.of(self, lambda t: t[:, None, :, None])

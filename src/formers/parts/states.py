@@ -24,7 +24,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from formers.errors import StateError
-from formers.parts.positions import EMPTY, Positions, concatenate
+from formers.parts.positions import Positions
+from formers.parts.rings import KeyValueRing as KeyValueRing
+from formers.parts.rings import StagedEntries as StagedEntries
 
 
 @runtime_checkable
@@ -41,6 +43,10 @@ class Node(Protocol):
 
     def dynamic(self) -> Node:
         """The node promising nothing of how much it holds."""
+        ...
+
+    def keep(self, length: int) -> Node:
+        """The node as it was after the first `length` tokens. Raises StateError where it has forgotten that."""
         ...
 
     def tensors(self) -> dict[str, Tensor]: ...
@@ -151,6 +157,15 @@ class State:
         start = 0 if bool(rows.all()) and self.start is not None else None
         return self._moved_to(State(nodes, self.next_index.masked_fill(rows, 0), self.document, start))
 
+    def keep(self, length: int) -> State:
+        """The state after the first `length` tokens of its rows, which all read as many of one document: what a prompt
+        with the same beginning goes on from. Supersedes this handle. Raises StateError where that is not known any more."""
+        if self.start is None or not 0 <= length <= self.start:
+            read = "rows of different lengths or documents" if self.start is None else f"{self.start} tokens"
+            raise StateError(f"keep({length}) of a state that has read {read}", "at most what every row has read")
+        nodes = map_tree(self.nodes, lambda node: node.keep(length))
+        return self._moved_to(State(nodes, torch.full_like(self.next_index, length), self.document, length))
+
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, as a checkpoint stores them."""
         named = {"next_index": self.next_index}
@@ -250,150 +265,3 @@ and should read
     state = out.state.commit()
     out = model(more, state=state)
 """
-
-
-# --- the key-value ring -----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class KeyValueRing:
-    """The newest `capacity` keys and values of one attention layer, with their positions.
-
-    keys      [batch, kv_heads, capacity, d_head]     values  [batch, kv_heads, capacity, d_value]
-    index     Int [batch, capacity]  place in the document, -1 empty         document  Int [batch, capacity]
-    written   Int [batch]  tokens ever written: the next goes to slot written % capacity
-    start     the promise that every row has written exactly tokens 0 .. start-1; None: nothing is promised
-    overflow  "wrap" forgets the oldest (a window); "refuse" raises at commit (a cache that must hold everything)
-    """
-
-    keys: Tensor
-    values: Tensor
-    index: Int[Tensor, "batch capacity"]
-    document: Int[Tensor, "batch capacity"]
-    written: Int[Tensor, " batch"]
-    start: int | None = 0
-    overflow: str = "wrap"
-    fresh: Any = None  # the staged entries that now stand in the free slots after `start`, if any
-
-    @classmethod
-    def empty(
-        cls, batch: int, heads: int, capacity: int, d_key: int, d_value: int, *, overflow: str = "wrap", **kind: Any
-    ) -> KeyValueRing:
-        device = kind.get("device")
-        return cls(
-            torch.zeros(batch, heads, capacity, d_key, **kind),
-            torch.zeros(batch, heads, capacity, d_value, **kind),
-            torch.full((batch, capacity), EMPTY, device=device),
-            torch.zeros(batch, capacity, dtype=torch.long, device=device),
-            torch.zeros(batch, dtype=torch.long, device=device),
-            overflow=overflow,
-        )
-
-    @property
-    def capacity(self) -> int:
-        return self.index.shape[1]
-
-    def extend(self, k: Tensor, v: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Positions, StagedEntries]:
-        """All keys and values that queries of this call may see, remembered ones first, and what to commit."""
-        staged = StagedEntries(self, k, v, positions)
-        if self._may_write_ahead(k, positions):
-            return *self._write_ahead(staged), staged
-        filled = self.start if self.start is not None and self.start <= self.capacity else None
-        remembered = Positions(self.index[:, :filled], self.document[:, :filled], start=None if filled is None else 0)
-        if filled is not None and positions.start is not None:
-            remembered = Positions(remembered.index, None, start=0)
-        keys = torch.cat([self.keys[:, :, :filled].to(k.dtype), k], 2)
-        values = torch.cat([self.values[:, :, :filled].to(v.dtype), v], 2)
-        if filled == 0:
-            return k, v, positions, staged
-        return keys, values, concatenate(remembered, positions), staged
-
-    def _may_write_ahead(self, k: Tensor, positions: Positions) -> bool:
-        """Without autograd and with room, fresh entries may go straight to free slots, which nothing sees before commit."""
-        static = self.start is not None and positions.start == self.start and positions.document is None
-        if not static or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return False
-        return self.start + k.shape[2] <= self.capacity and k.dtype == self.keys.dtype  # type: ignore[operator]
-
-    def _write_ahead(self, staged: StagedEntries) -> tuple[Tensor, Tensor, Positions]:
-        assert self.start is not None
-        stop = self.start + staged.k.shape[2]
-        self.keys[:, :, self.start : stop] = staged.k
-        self.values[:, :, self.start : stop] = staged.v
-        self.fresh = staged
-        positions = Positions.offset(0, stop, device=self.index.device)
-        return self.keys[:, :, :stop], self.values[:, :, :stop], positions
-
-    def map_rows(self, function: Callable[[Tensor], Tensor]) -> KeyValueRing:
-        mapped = {name: function(tensor) for name, tensor in self.tensors().items()}
-        return KeyValueRing(**mapped, start=self.start, overflow=self.overflow)
-
-    def reset(self, rows: Tensor) -> KeyValueRing:
-        index, written = self.index.masked_fill(rows[:, None], EMPTY), self.written.masked_fill(rows, 0)
-        start = 0 if bool(rows.all()) and self.start is not None else None
-        return KeyValueRing(self.keys, self.values, index, self.document, written, start, self.overflow)
-
-    def dynamic(self) -> KeyValueRing:
-        return KeyValueRing(**self.tensors(), start=None, overflow=self.overflow)
-
-    def tensors(self) -> dict[str, Tensor]:
-        names = ("keys", "values", "index", "document", "written")
-        return {name: getattr(self, name) for name in names}
-
-    def with_tensors(self, tensors: dict[str, Tensor]) -> KeyValueRing:
-        return KeyValueRing(**tensors, start=None, overflow=self.overflow)
-
-
-@dataclass
-class StagedEntries:
-    """Keys and values of one call, not yet remembered."""
-
-    ring: KeyValueRing
-    k: Tensor
-    v: Tensor
-    positions: Positions
-
-    def commit(self) -> KeyValueRing:
-        """The newest entries take their slots; padding (index -1) takes none."""
-        ring, positions = self.ring, self.positions
-        length = self.k.shape[2]
-        if ring.start is not None and positions.start == ring.start and ring.start + length <= ring.capacity:
-            return self._commit_run(ring.start, ring.start + length)
-        return self._commit_rows()
-
-    def _commit_run(self, start: int, stop: int) -> KeyValueRing:
-        """Every row writes the same slots: slices, and nothing at all to do for keys that were written ahead."""
-        ring, positions = self.ring, self.positions
-        if ring.fresh is not self:
-            ring.keys[:, :, start:stop] = self.k.detach()
-            ring.values[:, :, start:stop] = self.v.detach()
-        ring.index[:, start:stop] = positions.index
-        if positions.document is not None:
-            ring.document[:, start:stop] = positions.document
-        return KeyValueRing(
-            ring.keys, ring.values, ring.index, ring.document, ring.written + (stop - start), stop, ring.overflow
-        )
-
-    def _commit_rows(self) -> KeyValueRing:
-        """Each row writes its own slots."""
-        ring = self.ring
-        p = self.positions.rows(ring.index.shape[0])
-        present = p.present
-        order = present.cumsum(-1)  # 1 for the first real token of the row
-        total = order[:, -1:]
-        if ring.overflow == "refuse" and int((ring.written + total[:, 0]).max()) > ring.capacity:
-            longest = int((ring.written + total[:, 0]).max())
-            raise StateError(
-                f"a state made for {ring.capacity} tokens was given {longest}",
-                "at most as many as max_length",
-                "make it with model.init_state(batch_size, max_length) for the whole text",
-            )
-        keep = present & (order > total - ring.capacity)  # only the newest can stay
-        row, column = keep.nonzero(as_tuple=True)
-        slot = (ring.written[row] + order[row, column] - 1) % ring.capacity
-        ring.keys[row, :, slot] = self.k.detach().to(ring.keys.dtype)[row, :, column]
-        ring.values[row, :, slot] = self.v.detach().to(ring.values.dtype)[row, :, column]
-        ring.index[row, slot] = p.index[row, column]
-        ring.document[row, slot] = 0 if p.document is None else p.document[row, column]
-        written = ring.written + total[:, 0]
-        return KeyValueRing(ring.keys, ring.values, ring.index, ring.document, written, None, ring.overflow)

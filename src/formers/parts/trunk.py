@@ -86,7 +86,7 @@ class Trunk(nn.Module):
         return x
 
     def drop(self, y: Hidden) -> Hidden:
-        return F.dropout(y, self.dropout, self.training)
+        return F.dropout(y, self.dropout) if self.training else y
 
     def _recomputed(self, *arguments: Any) -> tuple[Hidden, tuple[Any, ...]]:
         return checkpoint(self.apply_block, *arguments, use_reentrant=False)  # type: ignore[return-value]
