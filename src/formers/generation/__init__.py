@@ -7,6 +7,7 @@ done = generate_text(model, tokenizer, ["Once upon a time"], temperature=0.8)
 from __future__ import annotations
 
 from formers.generation.loop import Generation, Step, complete, generate, generate_stream
+from formers.generation.prompt_cache import PromptCache
 from formers.generation.samplers import Sampler, SampleSettings
 from formers.generation.scores import score, token_log_probs
 from formers.generation.settings import GenerateSettings
@@ -17,6 +18,7 @@ __all__ = [
     "GenerateSettings",
     "Generation",
     "Piece",
+    "PromptCache",
     "SampleSettings",
     "Sampler",
     "Step",

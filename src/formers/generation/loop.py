@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from formers.errors import ConfigError
 from formers.generation.few_rows import stepper_of
 from formers.generation.filters import Seen
+from formers.generation.prompt_cache import PromptCache
 from formers.generation.prompts import PromptIds, Prompts
-from formers.generation.readers import device_of, evaluating, keeps_state, reader_of
+from formers.generation.readers import Reader, StateReader, WholeReader, device_of, evaluating, keeps_state
 from formers.generation.samplers import RowRandom, Sampler
 from formers.generation.settings import GenerateSettings
 from formers.generation.stops import LENGTH, RowEnd
+from formers.parts.model import Model
 
 if TYPE_CHECKING:
     from formers.text.base import Tokenizer
@@ -61,6 +63,7 @@ def generate(
     pad: int | None = None,
     on_step: Callable[[Step], None] | None = None,
     tokenizer: Tokenizer | None = None,
+    cache: PromptCache | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> Tensor:
@@ -71,6 +74,7 @@ def generate(
     pad          stands before shorter prompts and behind rows that ended early: the first stop token, else 0
     on_step      called with every `Step` as it is made
     tokenizer    needed for stop_strings
+    cache        what earlier prompts began with need not be read again
     settings, or any field of GenerateSettings by name: max_new_tokens, temperature (0: greedy), top_k, top_p, min_p,
     repetition_penalty, seed, seeds, stop_tokens, ..
 
@@ -78,7 +82,7 @@ def generate(
     that cannot be, DataError for ids that are not in the vocabulary, before anything runs.
     """
     chosen = GenerateSettings.of(settings, changes)
-    made = complete(model, input_ids, on_step=on_step, tokenizer=tokenizer, settings=chosen)
+    made = complete(model, input_ids, on_step=on_step, tokenizer=tokenizer, cache=cache, settings=chosen)
     if pad is None:
         pad = chosen.stop_tokens[0] if chosen.stop_tokens else 0
     return made.ids(pad, device_of(model))
@@ -90,6 +94,7 @@ def complete(
     *,
     on_step: Callable[[Step], None] | None = None,
     tokenizer: Tokenizer | None = None,
+    cache: PromptCache | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> Generation:
@@ -97,7 +102,8 @@ def complete(
     prompts = Prompts.read(input_ids)
     new: list[list[int]] = [[] for _ in prompts.rows]
     ended: list[str] = [LENGTH for _ in prompts.rows]
-    for step in generate_stream(model, prompts.rows, tokenizer=tokenizer, settings=settings, **changes):
+    steps = generate_stream(model, prompts.rows, tokenizer=tokenizer, cache=cache, settings=settings, **changes)
+    for step in steps:
         for row, (token, reason) in enumerate(zip(step.tokens, step.ended, strict=True)):
             new[row] += [] if token is None else [token]
             ended[row] = reason or ended[row]
@@ -111,6 +117,7 @@ def generate_stream(
     input_ids: PromptIds,
     *,
     tokenizer: Tokenizer | None = None,
+    cache: PromptCache | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> Iterator[Step]:
@@ -120,7 +127,9 @@ def generate_stream(
     prompts.check(model, chosen.max_new_tokens)
     if chosen.stop_strings and tokenizer is None:
         raise ConfigError("stop_strings without a tokenizer", "tokenizer=, to know the text of ids")
-    run = Run(model, prompts, chosen, tokenizer)  # errors come now, not at the first next()
+    if cache is not None:
+        cache.check(model, prompts.longest + chosen.max_new_tokens)
+    run = Run(model, prompts, chosen, tokenizer, cache)  # errors come now, not at the first next()
     return run.steps()
 
 
@@ -133,14 +142,14 @@ class Run:
         prompts: Prompts,
         settings: GenerateSettings,
         tokenizer: Tokenizer | None = None,
+        cache: PromptCache | None = None,
     ) -> None:
         self.modules, self.settings = list(model.modules()), settings
         device, batch, room = device_of(model), prompts.batch_size, prompts.longest + settings.max_new_tokens
         self.sampler, self.random = Sampler(settings), RowRandom(settings.row_seeds(batch))
         self.ends = [RowEnd(settings.stop_tokens, settings.stop_strings, tokenizer) for _ in range(batch)]
         self.alive = [True] * batch
-        stepper = stepper_of(model, batch, settings.max_new_tokens, settings.pack) if keeps_state(model) else None
-        self.reader = reader_of(model, prompts, room, stepper)
+        self.reader = _reader(model, prompts, room, settings, cache)
         self.text = torch.cat(
             [prompts.padded(0, device), torch.zeros(batch, room - prompts.longest, dtype=torch.long, device=device)], 1
         )
@@ -171,6 +180,16 @@ class Run:
         reasons = [None if token is None else end.after(token) for token, end in zip(living, self.ends, strict=True)]
         self.alive = [alive and reason is None for alive, reason in zip(self.alive, reasons, strict=True)]
         return Step(tuple(living), tuple(reasons))
+
+
+def _reader(
+    model: nn.Module, prompts: Prompts, room: int, settings: GenerateSettings, cache: PromptCache | None
+) -> Reader:
+    """Through a state where the model keeps one, else the whole text anew each time."""
+    if not keeps_state(model):
+        return WholeReader(model, prompts)
+    stepper = stepper_of(model, prompts.batch_size, settings.max_new_tokens, settings.pack)
+    return StateReader(cast(Model, model), prompts, room, cast(Model, stepper), cache)
 
 
 def _present(prompts: Prompts, room: int, device: torch.device) -> Tensor | None:

@@ -86,13 +86,17 @@ class Prompts:
         """Bool [batch, longest], False at padding; None where no row has any."""
         return None if not self.ragged else self.positions(device).present
 
-    def positions(self, device: torch.device | str) -> Positions:
-        """Tokens count from 0 in every row; padding is -1."""
+    def positions(self, device: torch.device | str, start: int = 0) -> Positions:
+        """Tokens count from `start` in every row; padding is -1."""
         if not self.ragged:
-            return Positions.whole(self.longest, device=device)
+            return Positions.offset(start, self.longest, device=device)
         lengths = torch.tensor([len(row) for row in self.rows], device=device)[:, None]
         index = torch.arange(self.longest, device=device)[None] - (self.longest - lengths)
-        return Positions(index.clamp(min=EMPTY))
+        return Positions(torch.where(index < 0, EMPTY, index + start))
+
+    def without(self, beginning: int) -> Prompts:
+        """The prompts behind their first `beginning` ids."""
+        return Prompts(tuple(row[beginning:] for row in self.rows))
 
 
 def _rows(input_ids: PromptIds) -> tuple[tuple[int, ...], ...]:

@@ -7,8 +7,8 @@ Both give the same logits. The one without a state is the slow twin, and serves 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,19 +32,31 @@ class Reader(Protocol):
         ...
 
 
+class Beginning(Protocol):
+    """What knows the state after the ids that all prompts begin with (`PromptCache`)."""
+
+    def shared(self, rows: Sequence[tuple[int, ...]]) -> tuple[int, State]: ...
+
+
 class StateReader:
     """Prefill and step through a state that has room for the whole text. `stepper` may run the steps faster."""
 
-    def __init__(self, model: Model, prompts: Prompts, room: int, stepper: Model | None = None) -> None:
+    def __init__(
+        self, model: Model, prompts: Prompts, room: int, stepper: Model, beginning: Beginning | None = None
+    ) -> None:
         self.model, self.prompts, self.room = model, prompts, room
-        self.stepper = model if stepper is None else stepper
+        self.stepper, self.beginning = stepper, beginning
         self.state: State | None = None
 
     def prompt(self) -> Tensor:
-        device = device_of(self.model)
-        self.state = self.model.init_state(self.prompts.batch_size, self.room)
-        positions = self.prompts.positions(device) if self.prompts.ragged else None
-        return self._read(self.model, self.prompts.padded(0, device), positions)
+        known, device = 0, device_of(self.model)
+        if self.beginning is None:
+            self.state = self.model.init_state(self.prompts.batch_size, self.room)
+        else:
+            known, self.state = self.beginning.shared(self.prompts.rows)
+        rest = self.prompts.without(known)
+        positions = rest.positions(device, known) if rest.ragged else None
+        return self._read(self.model, rest.padded(0, device), positions)
 
     def token(self, tokens: Tensor) -> Tensor:
         return self._read(self.stepper, tokens[:, None], None)
@@ -78,13 +90,6 @@ class WholeReader:
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
             row.append(token)
         return self.prompt()
-
-
-def reader_of(model: nn.Module, prompts: Prompts, room: int, stepper: nn.Module | None = None) -> Reader:
-    """The reader that fits the model."""
-    if keeps_state(model):
-        return StateReader(cast(Model, model), prompts, room, cast("Model | None", stepper))
-    return WholeReader(model, prompts)
 
 
 def keeps_state(model: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from torch import nn
 
 from formers.errors import DataError
 from formers.generation.loop import Step, generate_stream
+from formers.generation.prompt_cache import PromptCache
 from formers.generation.prompts import vocab_size_of
 from formers.generation.settings import GenerateSettings
 from formers.generation.stops import LENGTH, TOKEN, RowText
@@ -51,13 +52,14 @@ def generate_text(
     prompts: str | Sequence[str],
     *,
     on_piece: Callable[[Piece], None] | None = None,
+    cache: PromptCache | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> list[Completion]:
     """A `Completion` for every prompt. Settings are those of `generate`; `on_piece` is called with text as it comes."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     pieces: list[list[Piece]] = [[] for _ in prompts]
-    for piece in stream_text(model, tokenizer, prompts, settings=settings, **changes):
+    for piece in stream_text(model, tokenizer, prompts, cache=cache, settings=settings, **changes):
         pieces[piece.row].append(piece)
         if on_piece is not None:
             on_piece(piece)
@@ -74,6 +76,7 @@ def stream_text(
     tokenizer: Tokenizer,
     prompts: str | Sequence[str],
     *,
+    cache: PromptCache | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> Iterator[Piece]:
@@ -81,7 +84,7 @@ def stream_text(
     prompts = [prompts] if isinstance(prompts, str) else prompts
     chosen = _for_text(GenerateSettings.of(settings, changes), model, tokenizer)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    steps = generate_stream(model, ids, tokenizer=tokenizer, settings=chosen)
+    steps = generate_stream(model, ids, tokenizer=tokenizer, cache=cache, settings=chosen)
     return _pieces(steps, [RowText(tokenizer, chosen.stop_strings) for _ in ids], chosen.max_new_tokens)
 
 
