@@ -41,17 +41,17 @@ def make(name: str) -> Contestant:
 
 def ours(ids: Any, targets: Any, best: bool) -> Contestant:
     """What `formers train` runs on this machine: the Objective, compiled."""
-    import torch
-
     import formers
     from formers.training.objective import Objective
     from formers.training.optimizer import decay_names, make_optimizer
+    from formers.training.precision import compile_module
     from formers.training.settings import TrainSettings
 
     off = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
     model = formers.build("gpt2", preset="mini", **off)
     assert (model.config.d_model, model.config.num_layers, model.config.vocab_size) == (D_MODEL, LAYERS, VOCABULARY)
-    objective = torch.compile(Objective(model, precision="bf16"), dynamic=False)
+    objective = Objective(model, precision="bf16")
+    compile_module(objective)
     optimizer = make_optimizer(model.named_parameters(), decay_names(model), TrainSettings(lr=1e-4))
 
     def step() -> None:

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from formers.parts.trunk import Trunk
+from formers.training.precision import compile_module
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Team:
         if self.world > 1 and self.parallel == "fsdp":
             return _shard(objective, compiled)
         if compiled:
-            objective.compile(dynamic=False)
+            compile_module(objective)
         if self.world > 1:
             return DistributedDataParallel(objective, gradient_as_bucket_view=True)
         return objective
@@ -99,7 +100,7 @@ def _shard(objective: nn.Module, compiled: bool) -> nn.Module:
     for trunk in (module for module in objective.modules() if isinstance(module, Trunk)):
         for sublayer in (layer for block in trunk.blocks for layer in block.children()):
             if compiled:
-                sublayer.compile(dynamic=False)
+                compile_module(sublayer)
             fully_shard(sublayer, **policy)
     fully_shard(objective, **policy)  # in place
     return objective
