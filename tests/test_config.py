@@ -152,7 +152,14 @@ def test_what_their_config_leaves_out_has_their_default() -> None:
 
 
 def test_their_settings_that_change_no_number_are_passed_over() -> None:
-    passed = {"use_cache": True, "_private": 1, "torch_dtype": "float16", "later": None, "is_encoder_decoder": False}
+    passed = {
+        "use_cache": True,
+        "_private": 1,
+        "torch_dtype": "float16",
+        "later": None,
+        "is_encoder_decoder": False,
+        "top_k": 50,
+    }
     assert FOREIGN.read({"hidden": 5} | passed) == FOREIGN.read({"hidden": 5})
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -116,6 +117,21 @@ def test_each_tensor_is_asked_for_once_and_ignored_ones_never() -> None:
     stored = Lazy(theirs() | {"model.mask": torch.zeros(9)})
     TABLE.read(stored, SHAPES)
     assert sorted(stored.asked) == sorted(theirs())
+
+
+def test_no_more_than_one_rules_tensors_are_held_twice() -> None:
+    handed_out: list[weakref.ref[Tensor]] = []
+
+    class Fresh(Lazy):
+        def __getitem__(self, name: str) -> Tensor:
+            tensor = super().__getitem__(name).clone()
+            handed_out.append(weakref.ref(tensor))
+            alive = sum(ref() is not None for ref in handed_out)
+            assert alive <= 1 + 3  # the embedding, which is ours now, and the parts of one rule
+            return tensor
+
+    TABLE.read(Fresh(theirs()), SHAPES)
+    assert len(handed_out) == 5
 
 
 def test_problems_of_many_layers_share_a_line() -> None:

@@ -140,13 +140,25 @@ WITHOUT_EFFECT = frozenset(
     return_dict id2label label2id num_labels finetuning_task problem_type task_specific_params tokenizer_class prefix
     summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout n_ctx gradient_checkpointing
     torchscript use_bfloat16 remove_invalid_values name_or_path is_decoder pretraining_tp initializer_range
-    is_llama_config transformers.js_config
+    is_llama_config transformers.js_config output_past return_dict_in_generate tf_legacy_loss
+    do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p min_length max_length
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
+    forced_bos_token_id forced_eos_token_id exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
     """.split()
 )
-"""Settings of Hugging Face configs that change no number of a forward or backward pass of ours."""
+"""Settings of Hugging Face configs that change no number of a forward or backward pass of ours: names, formats, and the
+settings of generation that older files keep here."""
 
 
-ONE_VALUE = {"chunk_size_feed_forward": 0, "is_encoder_decoder": False, "output_scores": False, "pruned_heads": {}}
+ONE_VALUE = {
+    "add_cross_attention": False,
+    "chunk_size_feed_forward": 0,
+    "is_encoder_decoder": False,
+    "output_scores": False,
+    "pruned_heads": {},
+    "rope_interleaved": False,
+    "tie_encoder_decoder": False,
+}
 """Settings that any Hugging Face config may hold, with the one value that is implemented."""
 
 

@@ -322,6 +322,10 @@ def test_a_disk_that_refuses_leaves_the_model_that_stood_there(gpt2: Path) -> No
     assert [path.name for path in gpt2.parent.iterdir()] == ["gpt2"]
 
 
+def test_others_may_read_what_is_saved(gpt2: Path) -> None:
+    assert {path.stat().st_mode & 0o777 for path in gpt2.iterdir()} == {(gpt2 / "config.json").stat().st_mode & 0o777}
+
+
 def test_a_setting_that_hugging_face_has_no_word_for_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(FormersError, match="activation='quick_gelu' has no hidden_act"):
         formers.save(small("llama", activation="quick_gelu"), tmp_path / "m")

@@ -168,7 +168,8 @@ class Both:
 
 def draw_input(models: tuple[nn.Module, nn.Module], seed: int) -> Tensor:
     """Int [2, 31] or shorter, below both vocabularies and within both models' positions."""
-    limits = [getattr(getattr(model, "config", None), "max_length", None) for model in models]
+    names = ("max_length", "max_position_embeddings", "block_size")  # ours, transformers', nanoGPT's
+    limits = [getattr(getattr(model, "config", None), name, None) for model in models for name in names]
     seq = min([SEQ, *(limit - 2 for limit in limits if isinstance(limit, int))])  # room to move positions
     vocab = min(vocab_size(model) for model in models)
     return torch.randint(vocab, (BATCH, max(seq, 2)), generator=torch.Generator().manual_seed(seed))

@@ -92,24 +92,24 @@ class Tensors(Mapping[str, Tensor]):
         self, folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> None:
         self.dtype, self.device = dtype, device
-        self._handles = {path: _open(path) for path in _weight_files(folder)}
         self._homes: dict[str, Path] = {}
-        for path, handle in self._handles.items():
-            for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
-                if name in self._homes:
-                    raise WeightsError(f"{name} stands in both {self._homes[name].name} and {path.name} of {folder}")
-                self._homes[name] = path
+        for path in _weight_files(folder):
+            with _opened(path) as file:
+                for name in file.keys():  # noqa: SIM118 - the file is no mapping
+                    if name in self._homes:
+                        raise WeightsError(
+                            f"{name} stands in both {self._homes[name].name} and {path.name} of {folder}"
+                        )
+                    self._homes[name] = path
         _check_index(folder, self._homes)
 
     def __getitem__(self, name: str) -> Tensor:
-        path = self._homes[name]
-        try:
-            tensor = self._handles[path].get_tensor(name)
-        except SafetensorError as error:
-            raise _damaged(path, error) from error
-        dtype = self.dtype if tensor.is_floating_point() else None
-        # a copy: what the file hands out is a view of the file itself, which may change or vanish under the model
-        return tensor.to(device=self.device, dtype=dtype or tensor.dtype, copy=True)
+        # Opened for each tensor anew: an open file keeps in memory every page that was ever read of it. And a copy, since
+        # what the file hands out is a view of the file itself, which may change or vanish under the model.
+        with _opened(self._homes[name]) as file:
+            tensor = file.get_tensor(name)
+            dtype = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
+            return tensor.to(device=self.device, dtype=dtype, copy=True)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)
@@ -122,6 +122,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """One safetensors file, with the metadata by which transformers recognises PyTorch's."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # it comes readable by its owner alone
 
 
 def main_dtype(tensors: Mapping[str, Tensor]) -> str:
@@ -175,9 +176,11 @@ def _check_index(folder: Path, homes: Mapping[str, Path]) -> None:
         raise WeightsError(f"the shards of {folder} lack {', '.join(missing)}, which {INDEX} names")
 
 
-def _open(path: Path) -> Any:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        return safe_open(path, framework="pt", device="cpu")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
 

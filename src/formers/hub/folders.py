@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import formers
 from formers import config as configs
@@ -155,8 +156,18 @@ def fill(model: nn.Module, folder: Path, *, dtype: Any = None, device: Any = Non
 
 def _on_meta(module: ModuleType, config: Any) -> nn.Module:
     """The model without memory for its weights, which are assigned afterwards: loading takes one copy of them."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NotDrawn():
         return module.MODEL(config)
+
+
+class _NotDrawn(TorchFunctionMode):
+    """Initial weights are not drawn: nothing is there to draw into, and torch would import a second's worth of code for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("uniform_", "normal_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
