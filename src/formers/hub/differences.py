@@ -150,20 +150,19 @@ class Both:
 
     def causes(self, weights: Compared, logits: Compared) -> tuple[Cause, ...]:
         """Of the weights, if they differ; and of the code, tried with A's weights in both."""
-        found = []
+        found = causes.of_absence(weights)
         if weights.differ:
             aligned = self.pairing.align(dict(self.a.named_parameters()), dict(self.b.named_parameters()))
             found += causes.of_weights(*aligned)
             if not give_weights(self.pairing, self.a, self.b):
                 return tuple(found)
-        elif weights.only_a or weights.only_b:
-            found += causes.of_absence(weights)
         of_code = causes.of_code(self.a, self.b, self.input_ids, self.pairing, self.tolerance)
         if weights.differ and not of_code:
             found.append(Cause("weights", "with A's weights in both the two agree: only the weights differ", True))
         if not (found or of_code or logits.differ):
             found.append(Cause("equivalent", "the logits agree all the same: one result, computed in two ways"))
-        return tuple(found + of_code)
+        said = ("bias", "unknown") if weights.only_a or weights.only_b else ()  # by what one of them lacks
+        return tuple(found + [cause for cause in of_code if cause.kind not in said])
 
 
 def draw_input(models: tuple[nn.Module, nn.Module], seed: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -22,13 +24,26 @@ def open_with_transformers(folder: str, dtype: Any = None) -> nn.Module:
         raise TargetError("transformers is not installed", "the extra 'hf'", "pip install 'formers[hf]'") from error
     kind = {} if dtype is None else {"dtype": dtype}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **kind)
+        with _without_progress(transformers.logging):
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **kind)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TargetError(
             f"transformers cannot open {folder}: {first}", "a folder or hub name with safetensors"
         ) from error
     return model.eval()
+
+
+@contextlib.contextmanager
+def _without_progress(logging: Any) -> Iterator[None]:
+    """Its progress bars would stand between the lines of whoever called."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def is_transformers(model: nn.Module) -> bool:
