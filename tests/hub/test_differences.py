@@ -1,185 +1,22 @@
-"""Every defect of this file is seeded into one of two models that are equal otherwise; diff must say where and why."""
-
 from __future__ import annotations
 
 import copy
 import dataclasses
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
 import formers
 from formers.errors import ConfigError, TargetError
-from formers.hub import DiffReport, diff, resolve
-from formers.hub.hypotheses import Ahead
-from formers.models.gpt2 import GPT2
-from formers.parts.attention import Mix, Project
-from formers.parts.feed_forward import ACTIVATIONS
-from formers.parts.masks import Causal, Mask, SameDocument, StrictlyPast, Window
+from formers.hub import diff, resolve
+from tests.hub.defects import exact_gelu, exchange_norms, missing_scale, why
 from tests.hub.models import small
-
-# --- the defects ----------------------------------------------------------------------------------------------------------
-
-
-def exact_gelu(model: Any) -> None:
-    for block in model.trunk.blocks:
-        block["feed_forward"].activation = ACTIVATIONS["gelu"]
-
-
-def wrong_epsilon(model: Any) -> None:
-    for module in model.modules():
-        if hasattr(module, "eps"):
-            module.eps = 1e-12
-
-
-def missing_scale(model: Any) -> None:
-    for block in model.trunk.blocks:
-        block["attention"].score.scale = 1.0
-
-
-def _masked(mask: Mask) -> Callable[[Any], None]:
-    def defect(model: Any) -> None:
-        for block in model.trunk.blocks:
-            block["attention"].score.mask = mask & SameDocument()
-
-    return defect
-
-
-class TransposedMix(Mix):
-    def forward(self, heads: Tensor) -> Tensor:
-        return F.linear(heads.transpose(1, 2).flatten(2), self.linear.weight.T, self.linear.bias)
-
-
-class MixWithoutBias(Mix):
-    def forward(self, heads: Tensor) -> Tensor:
-        return F.linear(heads.transpose(1, 2).flatten(2), self.linear.weight)
-
-
-class KeyForQuery(Project):
-    def forward(self, x: Tensor) -> Any:
-        q, k, v = super().forward(x)
-        return k, q, v
-
-
-class LatePositions(GPT2):
-    def run(self, input_ids: Any, positions: Any, state: Any) -> Any:
-        place = positions.index + 1
-        return super().run(input_ids, dataclasses.replace(positions, place=place, start=None), state)
-
-
-def transposed_projection(model: Any) -> None:
-    model.trunk.blocks[1]["attention"].mix.__class__ = TransposedMix
-
-
-def dropped_bias(model: Any) -> None:
-    model.trunk.blocks[1]["attention"].mix.__class__ = MixWithoutBias
-
-
-def key_for_query(model: Any) -> None:
-    model.trunk.blocks[1]["attention"].project.__class__ = KeyForQuery
-
-
-def positions_off_by_one(model: Any) -> None:
-    model.__class__ = LatePositions
-
-
-def exchange_norms(model: Any) -> None:
-    norms = model.trunk.norms[1]
-    norms["attention"], norms["feed_forward"] = norms["feed_forward"], norms["attention"]
-
-
-DEFECTS: dict[str, tuple[Callable[[Any], None], str, str, str]] = {
-    # name: defect, kind of the cause, part of its sentence, the first activation that differs
-    "exact gelu": (exact_gelu, "gelu", "A has gelu_tanh, B gelu", "trunk.blocks.0.feed_forward.neurons"),
-    "epsilon": (wrong_epsilon, "epsilon", "A has 1e-05, B 1e-12", "trunk.norms.0.attention"),
-    "scale": (missing_scale, "scale", "B 1 (no scale)", "trunk.blocks.0.attention.queries"),
-    "mask leaks": (
-        _masked(Ahead(1)),
-        "mask",
-        "B lets every query see one token ahead",
-        "trunk.blocks.0.attention.heads",
-    ),
-    "mask hides itself": (_masked(StrictlyPast()), "mask", "the query itself", "trunk.blocks.0.attention.heads"),
-    "transposed": (transposed_projection, "transposed", "B its transpose", "trunk.blocks.1.attention.mix"),
-    "dropped bias": (
-        dropped_bias,
-        "bias",
-        "B does not add trunk.blocks.*.attention.mix",
-        "trunk.blocks.1.attention.mix",
-    ),
-    "q and k": (key_for_query, "swapped", "query and key", "trunk.blocks.1.attention.project"),
-    "positions": (positions_off_by_one, "position", "those of B stand +1 from those of A", "places.table"),
-}
-
-
-def why(report: DiffReport) -> list[str]:
-    return [cause.kind for cause in report.causes]
-
-
-@pytest.mark.parametrize("name", DEFECTS)
-def test_a_seeded_defect_is_found_with_its_place_and_cause(name: str) -> None:
-    defect, kind, says, place = DEFECTS[name]
-    a = small("gpt2")
-    b = copy.deepcopy(a)
-    defect(b)
-    report = diff(a, b)
-    assert not report.same
-    assert report.weights.differ == 0
-    assert report.activations.first is not None
-    assert report.activations.first.name == place
-    assert report.logits.first is not None
-    assert report.gradients.first is not None
-    assert why(report) == [kind]
-    assert says in report.causes[0].text
-    assert report.causes[0].complete
-
-
-@pytest.mark.parametrize("defect", [exact_gelu, wrong_epsilon, missing_scale, _masked(Ahead(1)), transposed_projection])
-def test_a_defect_in_a_llama_is_found_too(defect: Callable[[Any], None]) -> None:
-    a = small("llama", d_model=24)
-    b = copy.deepcopy(a)
-    defect(b)
-    assert why(diff(b, a)) in (["gelu"], ["epsilon"], ["scale"], ["mask"], ["transposed"])
-
-
-def test_a_window_off_by_one_is_found() -> None:
-    a, b = small("gpt2"), small("gpt2")
-    _masked(Causal() & Window(7))(a)
-    _masked(Causal() & Window(8))(b)
-    report = diff(a, b)
-    assert "B has a window one wider" in report.causes[0].text
-    assert report.activations.first is not None
-    assert report.activations.first.where == "at positions 7 to 30 of 0 to 30"
-
-
-def test_two_defects_are_found_one_after_the_other() -> None:
-    a, b = small("gpt2"), small("gpt2")
-    exact_gelu(b)
-    wrong_epsilon(b)
-    report = diff(a, b)
-    assert why(report) == ["epsilon", "gelu"]
-    assert [cause.complete for cause in report.causes] == [False, True]
-
-
-def test_a_cause_that_nobody_thought_of_is_called_unknown() -> None:
-    class Louder(Mix):
-        def forward(self, heads: Tensor) -> Tensor:
-            return 1.25 * super().forward(heads)
-
-    a, b = small("gpt2"), small("gpt2")
-    b.trunk.blocks[0]["attention"].mix.__class__ = Louder
-    report = diff(a, b)
-    assert why(report) == ["unknown"]
-    assert report.agreed == "trunk.blocks.0.attention.mix.linear"
-
 
 # --- no difference --------------------------------------------------------------------------------------------------------
 
