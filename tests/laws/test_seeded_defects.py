@@ -41,8 +41,8 @@ DEFECTS: list[tuple[str, Any, str | None]] = [
 ]
 
 
-def verdict(model: nn.Module, law: str, **settings: Any) -> Verdict:
-    return certify(model, laws=[law], **settings).laws[law]
+def verdict(model: nn.Module, law: str, *, length: int = 19, tokenizer: Any = None) -> Verdict:
+    return certify(model, laws=[law], length=length, tokenizer=tokenizer).laws[law]
 
 
 @pytest.mark.parametrize(("law", "seed", "blame"), DEFECTS, ids=[f"{d[0]}-{i}" for i, d in enumerate(DEFECTS)])

@@ -38,7 +38,7 @@ def exact(subject: Subject, trial: Trial) -> Finding:
         ids = trial.ids(2)
         found, wanted = loaded(ids).logits, saved(ids).logits
         moved = 0.0 if torch.equal(found, wanted) else float((found - wanted).abs().amax())
-        where = "the logits depend on something that is neither a parameter nor a stored buffer"
+        where = "the logits depend on something that neither the stored tensors nor the configuration hold"
         worst.see(moved, where, partial(_blame, saved, loaded, ids))
         return worst.finding(0.0, f"{len(stored)} tensors, read into {how}")
 
