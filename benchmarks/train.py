@@ -14,7 +14,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.measure import alternate, environment, finish, in_fresh_process, parser, ratios, resident, seconds
+from benchmarks.measure import (
+    alternate,
+    environment,
+    finish,
+    in_fresh_process,
+    parser,
+    peak_resident,
+    ratios,
+    resident,
+    seconds,
+)
 
 BATCH, LENGTH, D_MODEL, LAYERS, HEADS, VOCABULARY = 8, 512, 384, 6, 6, 8192
 STEPS_A_ROUND = 3
@@ -118,9 +128,9 @@ def peak_memory(name: str) -> dict[str, float]:
 
     imported = resident()
     contestant = make(name)
-    for _ in range(4):
+    for _ in range(6):
         contestant.step()
-    return {"bytes": resident() - imported}
+    return {"bytes": peak_resident() - imported}
 
 
 def main() -> None:

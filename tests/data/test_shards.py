@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from formers.data import build, open_shards
-from formers.data.folders import whole_folder
 from formers.errors import DataError
+from formers.files import whole_folder
 from formers.text import ByteTokenizer
 
 
@@ -105,7 +105,7 @@ def test_an_unknown_split_is_refused(in_memory) -> None:
 
 def test_a_folder_within_is_synced_and_renamed_too(tmp_path: Path, monkeypatch) -> None:
     synced: list[str] = []
-    monkeypatch.setattr("formers.data.folders._sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr("formers.files.sync", lambda path: synced.append(path.name))
     with whole_folder(tmp_path / "out") as aside:
         (aside / "in").mkdir()
         (aside / "in" / "a").write_text("x")

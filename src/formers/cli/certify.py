@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from formers.cli.console import emit, speaker, stdout
+from formers.cli.console import emit, remark, speaker, stdout
 from formers.cli.parse import Flag, parse
 from formers.hub import targets
 
@@ -36,11 +36,12 @@ class Options:
 def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "certify")
     parsed = targets.parse(options.target)
+    from formers.files import write_atomic
     from formers.laws import certify
     from formers.laws.report import show
-    from formers.text.files import write_atomic
 
     found = targets.resolve(options.target, seed=options.seed, code=options.code)
+    remark(found.note)
     with speaker(options.json).status("trying the laws ..."):
         report = certify(
             found.model,

@@ -88,6 +88,12 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Table:
     return grid
 
 
+def remark(note: str) -> None:
+    """Something the reader should know before the result, on stderr; nothing where there is none."""
+    if note:
+        stderr().print(note, style="yellow", markup=False, soft_wrap=True)
+
+
 def print_error(message: str) -> None:
     """One error on stderr, with its `wanted` and `do` lines."""
     from rich.text import Text

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from formers.cli.console import emit, stdout
+from formers.cli.console import emit, remark, stdout
 from formers.cli.parse import Flag, parse
 from formers.hub import targets
 
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     from formers.hub import save, user_code
 
     found = targets.resolve(options.source, code=options.code)
+    remark(found.note)
     code = options.code or (options.source if found.kind == "code" else None)
     written = save(
         found.model,

@@ -119,7 +119,7 @@ def _train(stage: Stages, options: Options, recipe: Any, shards: Shards, resume:
 
 
 def _keep(out: Path, certificate: Report) -> None:
-    from formers.text.files import write_atomic
+    from formers.files import write_atomic
 
     write_atomic(out / "certificate.json", (json.dumps(certificate.to_dict(), indent=2) + "\n").encode())
 

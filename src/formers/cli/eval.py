@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from formers.cli.console import emit, facts, speaker, stdout, table
+from formers.cli.console import emit, facts, remark, speaker, stdout, table
 from formers.cli.parse import Flag, parse
 from formers.hub import targets
 
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> None:
     from formers.experiments.evaluation import evaluate_model, shards_for
 
     found = targets.resolve(options.run, code=options.code)
+    remark(found.note)
     shards = shards_for(found, options.data)
     with speaker(options.json).status("evaluating ..."):
         row = evaluate_model(found, shards, batches=options.batches)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from formers.cli.console import emit, stderr
+from formers.cli.console import emit, remark
 from formers.cli.parse import Flag, parse
 from formers.errors import TargetError
 from formers.hub import targets
 
 if TYPE_CHECKING:
-    from formers.generation import Piece
     from formers.text import Tokenizer
 
 
@@ -67,35 +67,39 @@ def main(arguments: list[str]) -> None:
     if options.json:
         prompts = [options.prompt] * options.num_samples
         return emit(generate_text(found.model, tokenizer, prompts, settings=settings))
-    if found.fresh:
-        stderr().print(f"{options.run} has fresh weights: what follows is noise", markup=False, style="yellow")
+    remark(found.note)
     for number in range(options.num_samples):
         _stream(found.model, tokenizer, options, number)
     return None
 
 
 def _tokenizer(found: targets.Resolved) -> Tokenizer:
-    if found.tokenizer is None:
+    """Beside the model; of a run that has not ended, where its text is."""
+    tokenizer = found.tokenizer
+    if tokenizer is None and found.kind == "run":
+        from formers.experiments.run import recorded
+        from formers.text import load_tokenizer
+
+        folder, _ = recorded(Path(found.name))
+        tokenizer = None if folder is None else load_tokenizer(folder)
+    if tokenizer is None:
         raise TargetError(
             f"{found.name} has no tokenizer",
             "a run, or a model folder with a tokenizer.json",
             "train it first: formers train gpt2.tiny" if found.fresh else "put the tokenizer.json beside the model",
         )
-    return found.tokenizer
+    return tokenizer
 
 
 def _stream(model: Any, tokenizer: Tokenizer, options: Options, number: int) -> None:
-    """One sample, written piece by piece."""
-    from formers.generation import GenerateSettings, generate_text
+    """One sample, written piece by piece. Nothing is written before the first piece: until then it may still be refused."""
+    from formers.generation import GenerateSettings, stream_text
 
-    if options.num_samples > 1:
-        print(f"--- sample {number + 1} (seed {options.seed + number}) ---")
-    print(options.prompt, end="", flush=True)
+    title = f"--- sample {number + 1} (seed {options.seed + number}) ---\n" if options.num_samples > 1 else ""
     settings = GenerateSettings(**options.sampling(number))
-    generate_text(model, tokenizer, options.prompt, on_piece=_write, settings=settings)
+    before = title + options.prompt
+    for piece in stream_text(model, tokenizer, [options.prompt], settings=settings):
+        sys.stdout.write(before + piece.text)
+        sys.stdout.flush()
+        before = ""
     print()
-
-
-def _write(piece: Piece) -> None:
-    sys.stdout.write(piece.text)
-    sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from formers.cli.console import emit, facts, plain, stdout
+from formers.cli.console import emit, facts, plain, remark, stdout
 from formers.cli.parse import Flag, parse
 from formers.hub import targets
 
@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> None:
     targets.parse(options.target)
     from formers.inspection.anatomy import cost, tree
 
-    model = targets.resolve(options.target, code=options.code).model
+    found = targets.resolve(options.target, code=options.code)
+    remark(found.note)
+    model = found.model
     root, price = tree(model), cost(model)
     if options.json:
         config = getattr(model, "config", None)

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from formers.errors import RunError
-from formers.text.files import write_atomic
+from formers.files import write_atomic
 
 from . import budget, evidence, page
 from .escaping import embed, text

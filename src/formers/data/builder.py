@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from formers.data.folders import whole_folder
 from formers.data.overlap import LineOverlap
 from formers.data.plan import (
     SPLITS,
@@ -29,6 +28,7 @@ from formers.data.shards import ShardWriter, is_shard_folder
 from formers.data.sources import STDLIB, Source, as_sources
 from formers.data.vocabulary import choose_tokenizer
 from formers.errors import DataError
+from formers.files import whole_folder
 
 if TYPE_CHECKING:
     from formers.data.vocabulary import TokenizerChoice

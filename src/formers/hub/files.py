@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from formers.data.folders import whole_folder
 from formers.errors import ConfigError, FormersError, RunError, WeightsError
+from formers.files import whole_folder
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -1,29 +1,11 @@
-"""Reading and writing small files: whole or not at all."""
+"""Reading a tokenizer's files, with one clear error for each way they can be bad."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from formers.errors import DataError
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: written aside in the same folder, flushed to disk, renamed. A crash leaves old or new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def read_text(path: Path) -> str:

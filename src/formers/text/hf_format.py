@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from formers.text.files import write_atomic
+from formers.files import write_atomic
 
 Json = dict[str, Any]
 

@@ -29,8 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from formers.data.folders import sync_folder
 from formers.errors import RunError
+from formers.files import sync, sync_folder
 from formers.training.records import plain
 
 FORMAT, VERSION, KEPT = "formers.checkpoint", 1, 2
@@ -201,7 +201,7 @@ def _take_place(aside: Path, target: Path) -> None:
     if target.exists():
         _remove(target)
     os.rename(aside, target)
-    _sync_names(target.parent)
+    sync(target.parent)
 
 
 def _prune(folder: Path) -> None:
@@ -221,14 +221,6 @@ def _set_aside(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
-
-
-def _sync_names(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

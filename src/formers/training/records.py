@@ -21,7 +21,7 @@ import torch
 
 import formers
 from formers.errors import RunError
-from formers.text.files import write_atomic
+from formers.files import write_atomic
 
 RECIPE, ENVIRONMENT, METRICS, SAMPLES = "recipe.json", "environment.json", "metrics.jsonl", "samples.txt"
 CHECKPOINTS, MODEL = "checkpoints", "model"

@@ -1,4 +1,4 @@
-"""Folders that exist whole or not at all: written aside, synced, renamed."""
+"""Files and folders that exist whole or not at all: written aside, synced, renamed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` at `path`: written aside in the same folder, flushed to disk, renamed. A crash leaves old or new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -44,18 +60,19 @@ def _replace(target: Path, fresh: Path) -> None:
         if old.exists():
             os.rename(old, target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
     """Everything below `folder`, files before the folders that list them, on the disk."""
     for path in sorted(folder.rglob("*"), reverse=True):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """One file, or the names in one folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
