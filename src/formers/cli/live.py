@@ -30,6 +30,8 @@ class Live:
             self.console.print(line, markup=False, soft_wrap=True)
 
     def _line(self, row: dict[str, Any]) -> str | None:
+        if row["kind"] == "event" and row["level"] == "error":
+            return None  # raised as well, and printed when the command ends
         if row["kind"] == "event":
             return ("" if row["level"] == "info" else f"{row['level']}: ") + row["message"]
         if row["kind"] == "eval":
