@@ -154,6 +154,45 @@ def test_logits_may_be_an_attribute_and_the_width_tells_the_vocabulary() -> None
     assert certify(Wrapping(vocab_size=11)).ok
 
 
+class OfTorch(Plain):
+    """Torch's own layers, whose dropout is an argument of a fused function."""
+
+    def __init__(self, mixer: nn.Module) -> None:
+        super().__init__()
+        del self.past
+        self.mixer = mixer
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embedding(input_ids)
+        if isinstance(self.mixer, nn.GRU):
+            return self.out(self.norm(self.mixer(x)[0]))
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.out(self.norm(self.mixer(x, src_mask=mask, is_causal=True)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.TransformerEncoderLayer(26, 2, 53, dropout=0.2, batch_first=True),
+        lambda: nn.GRU(26, 26, 2, dropout=0.2, batch_first=True),
+    ],
+)
+def test_layers_of_torch_keep_every_law_that_applies_to_them(make: Any) -> None:
+    report = certify(OfTorch(make()))
+    assert report.ok, report.failed
+
+
+def test_a_text_may_run_along_the_first_axis_inside() -> None:
+    class TimeFirst(OfTorch):
+        def forward(self, input_ids: Tensor) -> Tensor:
+            x = self.embedding(input_ids.T)
+            return self.out(self.norm(self.mixer(x)[0])).transpose(0, 1)
+
+    report = certify(TimeFirst(nn.GRU(26, 26)))
+    assert report.ok, report.failed
+    assert report.laws["causal by gradient"].status == "pass"
+
+
 def test_a_model_that_cannot_run_in_float64_is_tried_in_float32_and_it_is_said() -> None:
     class Narrow(Plain):
         def forward(self, input_ids: Tensor) -> Tensor:

@@ -108,9 +108,6 @@ class AnyModule(Subject):
     def set_recompute(self, on: bool) -> None:
         set_recompute(self.model, on)
 
-    def rebuild(self, seed: int) -> nn.Module | None:
-        return copy.deepcopy(self.original) if self.is_fresh else None
-
 
 def _has_trunk(model: nn.Module) -> bool:
     return any(isinstance(module, Trunk) for module in model.modules())
@@ -152,7 +149,7 @@ class OurModel(AnyModule):
 
     def rebuild(self, seed: int) -> nn.Module | None:
         if not _constructor(self.original):
-            return super().rebuild(seed)
+            return None
         built = type(self.original)(self.original.config, seed=seed)
         return built.to(self.device)
 

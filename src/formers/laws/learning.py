@@ -123,7 +123,7 @@ def finite(subject: Subject, trial: Trial) -> Finding:
 )
 @torch.no_grad()
 def first_loss(subject: Subject, trial: Trial) -> Finding:
-    built = subject.anew(trial.seed)
+    built = copied(subject.original) if subject.is_fresh else subject.anew(trial.seed)
     if built is None:
         return Finding.not_applicable("trained weights, and the model was changed since it was built from its config")
     fresh, wanted = subject.on(built.eval()), math.log(trial.vocab_size)
@@ -149,8 +149,8 @@ def first_loss(subject: Subject, trial: Trial) -> Finding:
 def recomputation(subject: Subject, trial: Trial) -> Finding:
     ids, worst = trial.ids(2), Worst()
     staged = not subject.lacks("staged state")
-    tries = (False, True) if trial.size != "large" else (True,)
-    for with_state in tries if staged else (False,):
+    tries = (False,) if not staged else (False, True) if trial.size != "large" else (True,)
+    for with_state in tries:
         with mode(subject.model, True):
             kept = _loss_gradients(subject, ids, with_state)
             with recomputing(subject):
@@ -159,7 +159,8 @@ def recomputation(subject: Subject, trial: Trial) -> Finding:
         for name, found, wanted in zip(names, recomputed, kept, strict=True):
             where = f"the gradient of {name}" + (" with a state" if with_state else "")
             worst.see(gap(found, wanted), where, partial(owner, subject.model, name))
-    return worst.finding(0.0, "in training mode" + (", with and without a state" if staged else ""))
+    tried = " and ".join("going on from a state" if with_state else "of a whole text" for with_state in tries)
+    return worst.finding(0.0, f"in training mode, {tried}")
 
 
 def _loss_gradients(subject: Subject, ids: Tensor, with_state: bool) -> list[Tensor]:

@@ -45,7 +45,7 @@ def exact(subject: Subject, trial: Trial) -> Finding:
 
 def _stranger(subject: Subject, trial: Trial) -> tuple[Subject, str]:
     """A model of the same shape with other weights: built anew where the model tells how, else a copy made to differ."""
-    built = None if subject.is_fresh else subject.anew(trial.seed + 1)
+    built = subject.anew(trial.seed + 1)
     how = "a copy" if built is None else "a model built anew"
     model = copied(subject.original if built is None else built.to(dtype_of(subject.original)))
     for tensor in (*model.state_dict().values(), *_loose(model)):

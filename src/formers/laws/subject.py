@@ -198,9 +198,9 @@ class NoDropout(TorchFunctionMode):
         if getattr(func, "__name__", "") in _DROPOUTS:
             return args[0] if args else kwargs["input"]
         place = _DROPOUT_PLACE.get(getattr(func, "__name__", ""))
-        if place is not None and len(args) > place:
+        if place is not None and len(args) > place and isinstance(args[place], float):
             args = (*args[:place], 0.0, *args[place + 1 :])
-        elif place is not None:
+        if "dropout_p" in kwargs:
             kwargs["dropout_p"] = 0.0
         return func(*args, **kwargs)
 
@@ -211,7 +211,11 @@ _DROPOUTS = frozenset(
     for name in ("dropout", "dropout1d", "dropout2d", "dropout3d")
     for suffix in ("", "_")
 )
-_DROPOUT_PLACE = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
+_DROPOUT_PLACE = {
+    "scaled_dot_product_attention": 4,
+    "multi_head_attention_forward": 10,
+    **dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu"), 5),
+}
 """Functions that drop inside, and where among their arguments the probability stands."""
 
 
