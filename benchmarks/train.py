@@ -165,7 +165,7 @@ def main() -> None:
         f"{name} {ratio['median']:.2f}x ({ratio['least']:.2f}-{ratio['most']:.2f}), memory {result['memory_ratio'][name]:.2f}x"
         for name, ratio in result["speed_ratio"].items()
     ]
-    finish("train", result, "training step against " + "; ".join(parts), options.json)
+    finish("train", result, "a training step of 14 M parameters: " + "; ".join(parts), options.json)
 
 
 if __name__ == "__main__":

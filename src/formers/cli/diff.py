@@ -23,6 +23,8 @@ class Options:
     """A run, a checkpoint folder, gpt2.tiny, file.py:function, or transformers:FOLDER."""
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """Another."""
+    code: str | None = None
+    """file.py:function that a run of your own was trained from."""
     json: Flag = False
     """Print the result as JSON on stdout."""
 
@@ -34,7 +36,7 @@ def main(arguments: list[str]) -> int:
     from formers.hub import diff
 
     with speaker(options.json).status("running both ..."):
-        report = diff(options.a, options.b)
+        report = diff(options.a, options.b, code=options.code)
     if options.json:
         emit(report.to_dict())
     else:
