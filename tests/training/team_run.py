@@ -43,7 +43,7 @@ def main(parallel: str, out: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    losses, found, kind = gradients(parallel)
+    losses, found, kind = gradients(parallel, compile=os.environ.get("COMPILE", "off"))
     if os.environ["RANK"] == "0":
         save_file({**found, "losses": torch.tensor(losses, dtype=torch.float64)}, out, metadata={"kind": kind})
 

@@ -147,6 +147,18 @@ def test_parameters_that_no_gradient_reaches_are_named_once_at_the_end_of_the_wa
     assert set(named.split(", ")) == {"cut.weight", "cut.bias", "unused"}
 
 
+def test_a_parameter_that_the_loss_does_not_use_is_an_error_under_ddp():
+    class Two(Team):
+        def total(self, tensor):
+            return tensor
+
+    module = Deaf()
+    module(torch.randn(4, 3)).sum().backward()
+    with pytest.raises(RunError, match=r"not use these parameters: unused, cut\.weight, cut\.bias"):
+        sentinels.GradientWatch(module.named_parameters(), Two(world=2), last=5).look(1)
+    sentinels.GradientWatch(module.named_parameters(), Two(world=2, parallel="fsdp"), last=5).look(1)
+
+
 def test_a_gpt2_is_silent():
     model = small.gpt2()
     watch = sentinels.GradientWatch(model.named_parameters(), Team(), last=1)

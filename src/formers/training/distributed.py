@@ -22,6 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 from formers.parts.trunk import Trunk
 from formers.training.precision import compile_module
 
+_KEPT: list[Any] = []
+"""Groups that were left. If DDP's reducer were the last to hold one, its destructor would wait for a gloo thread while
+holding the interpreter's lock, which that thread may need to let go of its last tensors: both then wait for ever (torch
+2.13, seen in one of twenty runs)."""
+
 
 @dataclass(frozen=True)
 class Team:
@@ -87,6 +92,7 @@ def join(parallel: str, device: str) -> Iterator[Team]:
         yield Team(dist.get_rank(), dist.get_world_size(), parallel, int(writer))
     finally:
         if joined_here:
+            _KEPT.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 

@@ -126,9 +126,20 @@ class GradientWatch:
         self.team, self.last = team, min(last, WATCHED_STEPS)
 
     def look(self, step: int) -> None:
-        """Call after the backward pass of each step, on every process."""
+        """Call after the backward pass of each step, on every process.
+
+        Raises RunError where DDP is at work and a parameter was left out of the first backward pass: DDP adds up gradients
+        by the bucket, and would leave those that share its bucket as they are.
+        """
         if not self.waiting or step > self.last:
             return
+        left_out = [name for name, p in self.waiting.items() if p.grad is None]
+        if left_out and self.team.world > 1 and self.team.parallel == "ddp":
+            raise RunError(
+                f"the loss does not use these parameters: {', '.join(left_out)}",
+                "every parameter in use, which DDP relies on",
+                "remove them, freeze them with requires_grad_(False), or set parallel to fsdp",
+            )
         flags = torch.tensor([float(_has_gradient(p)) for p in self.waiting.values()])
         flags = self.team.total(flags.to(next(iter(self.waiting.values())).device)).tolist()
         self.waiting = {name: p for (name, p), seen in zip(self.waiting.items(), flags, strict=True) if not seen}
