@@ -75,7 +75,9 @@ def test_packing_changes_no_greedy_token(batch):
     assert torch.equal(with_packs, without)
 
 
-def test_under_autocast_the_model_steps_itself():
+def test_autocast_reaches_the_steps():
     model = nano()
     with torch.autocast("cpu", torch.bfloat16):
-        assert stepper_of(model, 1, 8) is model
+        stepper = stepper_of(model, 1, 8)
+        assert not any(isinstance(m, FewRows) for m in stepper.modules())
+        assert stepper(torch.tensor([[5]])).logits.dtype == torch.bfloat16

@@ -14,7 +14,6 @@ weights of GPT-2 124M on one core of a Xeon with AVX-512 and AMX, milliseconds f
 
 from __future__ import annotations
 
-import copy
 import functools
 
 import torch
@@ -60,28 +59,25 @@ def stepper_of(model: nn.Module, batch: int, steps: int, pack: bool | None = Non
 
     pack   None: where `steps` are enough to earn it back
     """
-    if torch.is_autocast_enabled("cpu"):
-        return model  # autocast knows F.linear, and not what stands for it here
     weight = next(model.parameters(), None)
-    on_cpu = weight is not None and weight.device.type == "cpu"
-    fits = weight is not None and on_cpu and 1 < batch <= MOST_ROWS and _suits_onednn(weight)
-    return _twin(model, on_cpu, fits and (steps >= PACK_FROM if pack is None else pack), {})
+    # autocast knows F.linear, and not what would stand for it
+    few = weight is not None and weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    fits = weight is not None and few and 1 < batch <= MOST_ROWS and _suits_onednn(weight)
+    return _twin(model, few, fits and (steps >= PACK_FROM if pack is None else pack), {})
 
 
-def _twin(module: nn.Module, on_cpu: bool, pack: bool, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def _twin(module: nn.Module, few: bool, pack: bool, done: dict[nn.Module, nn.Module]) -> nn.Module:
     """The module tree anew, with other linear maps, and with less of what nn.Module does at every call and look-up."""
     if module not in done:
-        if on_cpu and type(module) is nn.Linear and not _is_hooked(module):
-            done[module] = FewRows(module, pack=pack)
-        else:
-            done[module] = copy.copy(module)
-        twin = done[module]
-        children = {name: None if m is None else _twin(m, on_cpu, pack, done) for name, m in twin._modules.items()}
-        twin._modules, twin.training = children, False  # nobody else holds it: no need to set it to evaluation and back
-        if not _is_hooked(module):
-            twin.__dict__.update({name: child for name, child in children.items() if child is not None})
-            twin.__dict__.update(twin._parameters)
-            twin.__class__ = _direct(type(twin))
+        hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+        original = FewRows(module, pack=pack) if few and type(module) is nn.Linear and not hooked else module
+        children = {name: None if m is None else _twin(m, few, pack, done) for name, m in module._modules.items()}
+        kind = type(original) if hooked else _direct(type(original))
+        twin = done[module] = kind.__new__(kind)
+        # nobody else holds the twin, so it need not be set to evaluation and back
+        twin.__dict__.update(original.__dict__ | {"_modules": children, "training": False})
+        if not hooked:
+            twin.__dict__.update({n: m for n, m in (children | original._parameters).items() if m is not None})
     return done[module]
 
 
@@ -89,7 +85,3 @@ def _twin(module: nn.Module, on_cpu: bool, pack: bool, done: dict[nn.Module, nn.
 def _direct(kind: type[nn.Module]) -> type[nn.Module]:
     """The same class, but calling a module is calling its forward: hooks are not looked for at every call."""
     return type(kind.__name__, (kind,), {"__call__": kind.forward, "__module__": kind.__module__})
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -20,7 +20,7 @@ from formers.generation.few_rows import stepper_of
 from formers.generation.filters import Seen
 from formers.generation.prompt_cache import PromptCache
 from formers.generation.prompts import PromptIds, Prompts
-from formers.generation.readers import Reader, StateReader, WholeReader, device_of, evaluating, keeps_state
+from formers.generation.readers import Reader, StateReader, WholeReader, device_of, keeps_state
 from formers.generation.samplers import RowRandom, Sampler
 from formers.generation.settings import GenerateSettings
 from formers.generation.stops import LENGTH, RowEnd
@@ -144,7 +144,7 @@ class Run:
         tokenizer: Tokenizer | None = None,
         cache: PromptCache | None = None,
     ) -> None:
-        self.modules, self.settings = list(model.modules()), settings
+        self.settings = settings
         device, batch, room = device_of(model), prompts.batch_size, prompts.longest + settings.max_new_tokens
         self.sampler, self.random = Sampler(settings), RowRandom(settings.row_seeds(batch))
         self.ends = [RowEnd(settings.stop_tokens, settings.stop_strings, tokenizer) for _ in range(batch)]
@@ -165,7 +165,7 @@ class Run:
     def _next(self) -> Tensor:
         """A token for every row, living or not."""
         # entered anew at every step: whoever takes the steps may train the model between two of them
-        with torch.inference_mode(), evaluating(self.modules):
+        with torch.inference_mode():
             first = self.length == self.prompt_length
             logits = self.reader.prompt() if first else self.reader.token(self.text[:, self.length - 1])
             seen = Seen(self.text[:, : self.length], None if self.present is None else self.present[:, : self.length])

@@ -7,7 +7,7 @@ Both give the same logits. The one without a state is the slow twin, and serves 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -39,7 +39,7 @@ class Beginning(Protocol):
 
 
 class StateReader:
-    """Prefill and step through a state that has room for the whole text. `stepper` may run the steps faster."""
+    """Prefill and step through a state that has room for the whole text. `stepper` runs the steps (see `stepper_of`)."""
 
     def __init__(
         self, model: Model, prompts: Prompts, room: int, stepper: Model, beginning: Beginning | None = None
@@ -56,7 +56,8 @@ class StateReader:
             known, self.state = self.beginning.shared(self.prompts.rows)
         rest = self.prompts.without(known)
         positions = rest.positions(device, known) if rest.ragged else None
-        return self._read(self.model, rest.padded(0, device), positions)
+        with evaluating(self.model):
+            return self._read(self.model, rest.padded(0, device), positions)
 
     def token(self, tokens: Tensor) -> Tensor:
         return self._read(self.stepper, tokens[:, None], None)
@@ -81,10 +82,11 @@ class WholeReader:
         ids = pad_sequence([torch.tensor(row) for row in self.rows], batch_first=True).to(device)
         last = torch.tensor([len(row) - 1 for row in self.rows], device=device)
         every = torch.arange(len(self.rows), device=device)
-        if isinstance(self.model, Model):
-            hidden, _ = self.model.body(ids)
-            return self.model.head(hidden[every, last][:, None])[:, 0]
-        return logits_of(self.model(ids), self.model)[every, last]
+        with evaluating(self.model):
+            if isinstance(self.model, Model):
+                hidden, _ = self.model.body(ids)
+                return self.model.head(hidden[every, last][:, None])[:, 0]
+            return logits_of(self.model(ids), self.model)[every, last]
 
     def token(self, tokens: Tensor) -> Tensor:
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
@@ -115,9 +117,9 @@ def logits_of(output: Any, model: nn.Module) -> Tensor:
 
 
 @contextlib.contextmanager
-def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """All modules in evaluation mode, and each back in its own mode afterwards."""
-    training = [module for module in modules if module.training]
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and each back in its own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:
