@@ -12,7 +12,10 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "sve", "asimd", "bf16")
 """What decides how fast a matrix product is: the names in /proc/cpuinfo of x86 and Arm."""
@@ -56,6 +59,8 @@ class Machine:
     python_headers: bool
     devices: tuple[Device, ...]
     fast_bf16: bool
+    products_per_second: dict[str, float]
+    """Measured on the processor with all its threads: float32 and bf16 operations of a matrix product, a second."""
 
     def lines(self) -> list[tuple[str, str]]:
         """(label, value) pairs to print."""
@@ -72,6 +77,10 @@ class Machine:
             ("memory", f"{_gb(self.memory_bytes)}, {_gb(self.memory_free_bytes)} free{limit}"),
             ("disk here", f"{_gb(self.disk_free_bytes)} free"),
             ("compiler", self.compiler_version or "none found"),
+            (
+                "products",
+                ", ".join(f"{kind} {speed / 1e9:,.0f} G a second" for kind, speed in self.products_per_second.items()),
+            ),
             *(("device", f"{d.name}: {d.what}, {_gb(d.memory_bytes)}") for d in self.devices),
         ]
 
@@ -112,6 +121,7 @@ def examine() -> Machine:
         python_headers=(Path(sysconfig.get_paths()["include"]) / "Python.h").exists(),
         devices=tuple(_devices(memory.total)),
         fast_bf16=has_fast_bf16("cpu"),
+        products_per_second={"float32": _speed(torch.float32), "bf16": _speed(torch.bfloat16)},
     )
 
 
@@ -143,13 +153,17 @@ def _precision(machine: Machine) -> Finding:
     features = set(machine.cpu_features)
     if any(device.name.startswith("cuda") for device in machine.devices):
         return Finding("good", "bf16 matrix products where the GPU has them")
+    speed = machine.products_per_second
+    times = f"{speed['bf16'] / speed['float32']:.1f} x float32 just now"
     if machine.fast_bf16:
         unit = "AMX" if "amx_bf16" in features else "AVX512-bf16" if "avx512_bf16" in features else "its own units"
-        return Finding("good", f"bf16 matrix products are fast here ({unit}): precision auto takes bf16")
+        return Finding(
+            "good", f"bf16 matrix products have units of their own ({unit}; {times}): precision auto takes bf16"
+        )
     return Finding(
         "slow",
-        "the processor has no bf16 units: precision auto stays with float32",
-        "nothing to do; bf16 would be slower",
+        f"the processor has no bf16 units ({times}): precision auto stays with float32",
+        "nothing to do: bf16 would be emulated",
     )
 
 
@@ -240,9 +254,29 @@ def _cpuinfo() -> list[str]:
 
 
 def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Those that this process may run on, and whose time its container grants."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        granted, period = quota.read_text().split()[:2]
+        if granted.isdigit():
+            return max(1, min(allowed, round(int(granted) / int(period))))
+    return allowed
+
+
+def _speed(dtype: torch.dtype, size: int = 1024, times: int = 3) -> float:
+    """Operations a second of the fastest of some matrix products; the first one only warms up. Takes under a second."""
+    import time
+
+    import torch
+
+    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    took = []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        torch.mm(a, b)
+        took.append(time.perf_counter() - began)
+    return 2.0 * size**3 / min(took[1:])
 
 
 def _memory_limit(total: int) -> int | None:
