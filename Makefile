@@ -1,7 +1,7 @@
 # Each target makes its own virtual environment in .venv; nothing has to be installed first but Python 3.11 or newer.
 #   make demo     text, a certified and trained GPT-2, samples and a report, in six minutes on two cores
 #   make test     lint, types, import contracts, tests: under ten minutes
-#   make check    the same with full counts, and the slow tests: up to ninety minutes
+#   make check    the same with full counts, and the slow tests: up to ninety minutes; writes docs/check.json
 #   make bench    speed and memory against peers; prints ratios, writes benchmarks/results.json
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 check: $(VENV)/.installed-dev lint
-	HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n 2 -m "slow or not slow" --result-json docs/check.json
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
+import json
 import os
+import platform
 import random
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers of two threads each would only stand in each other's way
@@ -73,3 +78,39 @@ def _seeds() -> None:
         numpy.random.seed(0)
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
+
+
+# --- the result of `make check`, to be committed -----------------------------------------------------------------------
+
+
+_BEGAN = time.time()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--result-json", help="write what came of this run to a JSON file")
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """With xdist this runs in the process that collects the results of all others."""
+    target = config.getoption("--result-json")
+    if target is None:
+        return
+    import torch
+
+    import formers
+
+    stats = terminalreporter.stats
+    calls = [report for outcome in stats.values() for report in outcome if getattr(report, "when", "") == "call"]
+    slowest = sorted(calls, key=lambda report: -report.duration)[:10]
+    result = {
+        "ok": exitstatus == 0,
+        "date": datetime.date.today().isoformat(),
+        "counts": {name: len(stats[name]) for name in ("passed", "failed", "error", "skipped") if stats.get(name)},
+        "failed": sorted(report.nodeid for name in ("failed", "error") for report in stats.get(name, ())),
+        "skipped": sorted({str(report.longrepr[-1]) for report in stats.get("skipped", ())}),
+        "minutes": round((time.time() - _BEGAN) / 60, 1),
+        "hypothesis_profile": os.environ.get("HYPOTHESIS_PROFILE", "fast"),
+        "slowest_seconds": {report.nodeid: round(report.duration, 1) for report in slowest},
+        "versions": {"formers": formers.__version__, "python": platform.python_version(), "torch": torch.__version__},
+    }
+    Path(target).write_text(json.dumps(result, indent=2) + "\n")
