@@ -159,6 +159,15 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint_and_the_command_to_r
     assert [row["step"] for row in rows_of(out, "train")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_signal_before_the_first_step_leaves_a_checkpoint_of_the_start(tmp_path):
+    out = tmp_path / "run"
+    stopped = run(out, on_event=lambda row: os.kill(os.getpid(), signal.SIGINT) if "parameters" in row["message"] else None)
+    assert (stopped.steps, stopped.interrupted) == (0, "SIGINT")
+    resumed = run(out, resume=True)
+    assert resumed.resumed_from == 0
+    assert small.digest(resumed.model) == small.digest(run(tmp_path / "whole").model)
+
+
 def test_a_second_signal_stops_at_once(tmp_path):
     class Twice(StopAfter):
         def batch(self, number: int):

@@ -84,9 +84,9 @@ def load_optimizer_tensors(
 
 
 def whole(tensor: Any) -> Tensor:
-    """A tensor whole, on the CPU, and apart from the one that training goes on with."""
+    """A tensor whole and on the CPU. One that is so already is not copied: a checkpoint costs no memory there."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().to("cpu", copy=True).contiguous()
+    return full.detach().cpu().contiguous()
 
 
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:

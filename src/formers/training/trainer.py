@@ -147,8 +147,9 @@ class Trainer:
         self.clock.read()
         signal = self.stop.signal
         if self.team.world > 1:
-            shared = torch.tensor([float(signal is not None), self.clock.seconds if self.team.first else 0.0])
-            asked, self.clock.seconds = self.team.total(shared.to(self.device)).tolist()
+            mine = [float(signal is not None), self.clock.seconds if self.team.first else 0.0]
+            shared = torch.tensor(mine, dtype=torch.float64, device=self.device)
+            asked, self.clock.seconds = self.team.total(shared).tolist()
             signal = signal or ("a signal to another process" if asked else None)
         self.stopped_by = None if self.is_finished else signal
         return not self.is_finished and self.stopped_by is None
