@@ -35,6 +35,24 @@ def test_a_module_without_state_generates_the_same_text(gpt2, plain, settings):
     assert torch.equal(generate(plain, RAGGED, max_new_tokens=12, **settings), with_state)
 
 
+class Wrapped(nn.Module):
+    """A user's own module that follows the contract of models without being one of ours."""
+
+    inputs = frozenset({"positions", "state"})
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config, self.init_state = inner, inner.config, inner.init_state
+
+    def forward(self, input_ids: torch.Tensor, *, positions=None, state=None) -> object:
+        return self.inner(input_ids, positions=positions, state=state)
+
+
+def test_a_users_module_with_a_state_of_its_own_steps_through_it(gpt2):
+    expected = generate(gpt2, RAGGED, max_new_tokens=12)
+    assert torch.equal(generate(Wrapped(gpt2), RAGGED, max_new_tokens=12), expected)
+
+
 def test_greedy_tokens_are_the_argmax_of_the_whole_forward(model):
     ids = generate(model, [RAGGED[0]], max_new_tokens=40, temperature=0.0)
     model.eval()

@@ -94,6 +94,19 @@ def test_filters_keep_the_golden_sets(keep, wanted):
     assert kept(keep(GOLDEN)) == [wanted]
 
 
+def test_top_p_and_typical_keep_the_smallest_sets_by_brute_force():
+    g = torch.Generator().manual_seed(8)
+    for _ in range(200):
+        p = torch.rand(7, generator=g, dtype=torch.float64).log_softmax(-1).exp()
+        share = float(torch.rand((), generator=g))
+        surprise = -p.log()
+        orders = {TopP: -p, Typical: (surprise - (p * surprise).sum()).abs()}
+        for kind, order in orders.items():
+            first = order.argsort().tolist()
+            fewest = next(n for n in range(1, 8) if float(p[first[:n]].sum()) >= share)
+            assert kept(kind(share)(p.log()[None])) == [set(first[:fewest])]
+
+
 def test_repetition_is_penalised_once_however_often_a_token_was_seen():
     seen = Seen(torch.tensor([[0, 4, 4]]))
     assert RepetitionPenalty(1.2)(GOLDEN, seen).tolist()[0] == pytest.approx([2.5, 2, 1, 0, -1.2, -2])

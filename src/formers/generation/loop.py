@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from formers.generation.readers import Reader, StateReader, WholeReader, device_
 from formers.generation.samplers import RowRandom, Sampler
 from formers.generation.settings import GenerateSettings
 from formers.generation.stops import LENGTH, RowEnd
-from formers.parts.model import Model
 
 if TYPE_CHECKING:
     from formers.text.base import Tokenizer
@@ -189,7 +188,7 @@ def _reader(
     if not keeps_state(model):
         return WholeReader(model, prompts)
     stepper = stepper_of(model, prompts.batch_size, settings.max_new_tokens, settings.pack)
-    return StateReader(cast(Model, model), prompts, room, cast(Model, stepper), cache)
+    return StateReader(model, prompts, room, stepper, cache)
 
 
 def _present(prompts: Prompts, room: int, device: torch.device) -> Tensor | None:

@@ -49,7 +49,7 @@ class PromptCache:
     def shared(self, rows: Sequence[tuple[int, ...]]) -> tuple[int, State]:
         """How many ids all rows begin with, and the state [rows] after them. At least one id a row is left to read."""
         beginning = common(rows)[: min(map(len, rows)) - 1]
-        with torch.inference_mode(), evaluating(self.model):
+        with torch.inference_mode(), evaluating(self.model.modules()):
             self._read(beginning)
             return len(beginning), self._state.fork(len(rows))
 

@@ -7,7 +7,7 @@ Both give the same logits. The one without a state is the slow twin, and serves 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from formers.errors import TargetError
 from formers.generation.prompts import Prompts
 from formers.parts.model import Model
-from formers.parts.states import State
+from formers.parts.states import StagedState, State
 
 
 class Reader(Protocol):
@@ -42,10 +42,11 @@ class StateReader:
     """Prefill and step through a state that has room for the whole text. `stepper` runs the steps (see `stepper_of`)."""
 
     def __init__(
-        self, model: Model, prompts: Prompts, room: int, stepper: Model, beginning: Beginning | None = None
+        self, model: Any, prompts: Prompts, room: int, stepper: Any, beginning: Beginning | None = None
     ) -> None:
         self.model, self.prompts, self.room = model, prompts, room
         self.stepper, self.beginning = stepper, beginning
+        self.modules = list(model.modules())
         self.state: State | None = None
 
     def prompt(self) -> Tensor:
@@ -56,17 +57,25 @@ class StateReader:
             known, self.state = self.beginning.shared(self.prompts.rows)
         rest = self.prompts.without(known)
         positions = rest.positions(device, known) if rest.ragged else None
-        with evaluating(self.model):
-            return self._read(self.model, rest.padded(0, device), positions)
+        return self._read(self.model, rest.padded(0, device), positions)
 
     def token(self, tokens: Tensor) -> Tensor:
         return self._read(self.stepper, tokens[:, None], None)
 
-    def _read(self, model: Model, ids: Tensor, positions: Any) -> Tensor:
-        hidden, staged = model.body(ids, positions, self.state)
+    def _read(self, model: Any, ids: Tensor, positions: Any) -> Tensor:
+        # at every step anew: whoever takes the steps may train the model between two of them
+        with evaluating(self.modules):
+            logits, staged = self._forward(model, ids, positions)
         assert staged is not None
         self.state = staged.commit()
-        return model.head(hidden[:, -1:])[:, 0]
+        return logits[:, -1]
+
+    def _forward(self, model: Any, ids: Tensor, positions: Any) -> tuple[Tensor, StagedState | None]:
+        if isinstance(model, Model):
+            hidden, staged = model.body(ids, positions, self.state)
+            return model.head(hidden[:, -1:]), staged  # the head is the widest map of all: no other position needs it
+        out = model(ids, positions=positions, state=self.state)
+        return logits_of(out, model), out.state
 
 
 class WholeReader:
@@ -82,7 +91,7 @@ class WholeReader:
         ids = pad_sequence([torch.tensor(row) for row in self.rows], batch_first=True).to(device)
         last = torch.tensor([len(row) - 1 for row in self.rows], device=device)
         every = torch.arange(len(self.rows), device=device)
-        with evaluating(self.model):
+        with evaluating(self.model.modules()):
             if isinstance(self.model, Model):
                 hidden, _ = self.model.body(ids)
                 return self.model.head(hidden[every, last][:, None])[:, 0]
@@ -117,13 +126,13 @@ def logits_of(output: Any, model: nn.Module) -> Tensor:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and each back in its own mode afterwards."""
-    training = [module for module in model.modules() if module.training]
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """All modules in evaluation mode, and each back in its own mode afterwards."""
+    training = [module for module in modules if module.training]
     for module in training:
-        module.training = False
+        module.__dict__["training"] = False  # nn.Module's own way to set an attribute takes twenty times as long
     try:
         yield
     finally:
         for module in training:
-            module.training = True
+            module.__dict__["training"] = True

@@ -31,7 +31,7 @@ def token_log_probs(model: nn.Module, input_ids: PromptIds) -> list[Float[Tensor
     """log p(token | all before it) for every token of each row but its first, float64, on the CPU."""
     texts = Prompts.read(input_ids)
     _check(model, texts)
-    with torch.inference_mode(), evaluating(model):
+    with torch.inference_mode(), evaluating(model.modules()):
         ids, last = _padded_right(texts.rows, device_of(model))
         found = [
             _of_row(logits[: n - 1], row[1:n]) for logits, row, n in zip(_logits(model, ids), ids, last, strict=True)
