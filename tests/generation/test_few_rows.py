@@ -75,6 +75,15 @@ def test_packing_changes_no_greedy_token(batch):
     assert torch.equal(with_packs, without)
 
 
+def test_modules_that_are_more_than_their_attributes_step_themselves():
+    model = nano()
+    block = model.trunk.blocks[0]["feed_forward"]
+    calls, forward = [], block.forward
+    block.forward = lambda *given: calls.append(1) or forward(*given)  # as torch.compile and many wrappers do
+    generate(model, [[1, 2, 3]], max_new_tokens=5)
+    assert len(calls) == 5
+
+
 def test_autocast_reaches_the_steps():
     model = nano()
     with torch.autocast("cpu", torch.bfloat16):

@@ -15,7 +15,9 @@ weights of GPT-2 124M on one core of a Xeon with AVX-512 and AMX, milliseconds f
 from __future__ import annotations
 
 import functools
+from typing import TypeGuard
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +39,7 @@ class FewRows(nn.Module):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self._onednn = _suits_onednn(linear.weight)
+        pack = pack and self._onednn
         self._layout = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach()) if pack else linear.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,26 +60,35 @@ def _suits_onednn(weight: Tensor) -> bool:
 def stepper_of(model: nn.Module, batch: int, steps: int, pack: bool | None = None) -> nn.Module:
     """A copy of `model` that steps `batch` rows faster: in evaluation mode, and with the model's own tensors.
 
-    pack   None: where `steps` are enough to earn it back
+    pack   None: where `steps` are enough to earn it back, and memory for a second copy of the weights is plenty
     """
     weight = next(model.parameters(), None)
     # autocast knows F.linear, and not what would stand for it
     few = weight is not None and weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     fits = weight is not None and few and 1 < batch <= MOST_ROWS and _suits_onednn(weight)
-    return _twin(model, few, fits and (steps >= PACK_FROM if pack is None else pack), {})
+    if fits and pack is None:
+        pack = steps >= PACK_FROM and 2 * _bytes_of(model) < psutil.virtual_memory().available
+    return _twin(model, few, fits and bool(pack), {})
+
+
+def _bytes_of(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def _twin(module: nn.Module, few: bool, pack: bool, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The module tree anew, with other linear maps, and with less of what nn.Module does at every call and look-up."""
+    """The module tree anew, with other linear maps, and with less of what nn.Module does at every call and look-up.
+
+    Nobody else holds a twin, so it needs no hooks but the module's, and never to be set to evaluation and back.
+    """
+    if module not in done and _is_made_by_others(module):
+        done[module] = module
     if module not in done:
-        hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-        original = FewRows(module, pack=pack) if few and type(module) is nn.Linear and not hooked else module
+        original = FewRows(module, pack=pack) if few and _is_plain_linear(module) else module
         children = {name: None if m is None else _twin(m, few, pack, done) for name, m in module._modules.items()}
-        kind = type(original) if hooked else _direct(type(original))
+        kind = type(original) if _is_hooked(module) else _direct(type(original))
         twin = done[module] = kind.__new__(kind)
-        # nobody else holds the twin, so it need not be set to evaluation and back
         twin.__dict__.update(original.__dict__ | {"_modules": children, "training": False})
-        if not hooked:
+        if not _is_hooked(module):
             twin.__dict__.update({n: m for n, m in (children | original._parameters).items() if m is not None})
     return done[module]
 
@@ -85,3 +97,17 @@ def _twin(module: nn.Module, few: bool, pack: bool, done: dict[nn.Module, nn.Mod
 def _direct(kind: type[nn.Module]) -> type[nn.Module]:
     """The same class, but calling a module is calling its forward: hooks are not looked for at every call."""
     return type(kind.__name__, (kind,), {"__call__": kind.forward, "__module__": kind.__module__})
+
+
+def _is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not _is_hooked(module)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    own_call = type(module).__call__ is not nn.Module.__call__
+    return bool(own_call or module._forward_hooks or module._forward_pre_hooks)
+
+
+def _is_made_by_others(module: nn.Module) -> bool:
+    """Compiled and scripted modules know themselves by other ways than their attributes."""
+    return "forward" in module.__dict__ or isinstance(module, torch.jit.ScriptModule)
