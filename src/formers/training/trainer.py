@@ -183,8 +183,8 @@ class Trainer:
         self.say(self.estimate.look(step, took))
 
     def due(self, every: int) -> bool:
-        """Whether what happens `every` so many steps happens after this one. The end sees to itself."""
-        return bool(every) and self.step % every == 0 and not self.is_finished
+        """Whether what happens `every` so many steps happens after this one. All processes agree: no clock is asked."""
+        return bool(every) and self.step % every == 0
 
     # --- records ------------------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class Trainer:
             self.warn(sentinels.overlap(job.train_view, job.validation_view))
 
     def _finish(self) -> None:
-        """The end: a last evaluation, sample and checkpoint, and the model. What was done before a kill is not repeated."""
+        """The end: a last evaluation, sample and checkpoint, and the model. What this step has had already it keeps."""
         if not self._recorded("eval"):
             self.evaluate()
         if not self._recorded("sample"):
