@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,12 +24,11 @@ sys.exit(code)
 
 @dataclass(frozen=True)
 class Outcome:
-    """`seconds` of processor time, which other programs on a busy machine do not lengthen."""
+    """How a command ended and what it wrote."""
 
     code: int
     out: str
     err: str
-    seconds: float = 0.0
 
     @property
     def json(self) -> Any:
@@ -61,8 +59,5 @@ class Formers:
 def in_a_fresh_process(*arguments: str, **options: Any) -> Outcome:
     """The same command in a new interpreter; the last line of `err` says whether torch was imported."""
     command = [sys.executable, "-c", PROBE, *arguments]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Outcome(done.returncode, done.stdout, done.stderr, seconds)
+    return Outcome(done.returncode, done.stdout, done.stderr)

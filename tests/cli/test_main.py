@@ -18,7 +18,6 @@ from formers.errors import ConfigError
 from tests.cli.commands import Formers, in_a_fresh_process
 
 ROOT = Path(__file__).parents[2]
-LIMIT_SECONDS = 0.5
 
 WITHOUT_A_MODEL = [
     (),
@@ -49,12 +48,11 @@ WITHOUT_A_MODEL = [
 
 
 @pytest.mark.parametrize("arguments", WITHOUT_A_MODEL, ids=" ".join)
-def test_what_needs_no_model_costs_no_torch_and_under_half_a_second(arguments: tuple[str, ...], tmp_path: Path):
+def test_what_needs_no_model_costs_no_torch(arguments: tuple[str, ...], tmp_path: Path):
     outcome = in_a_fresh_process(*arguments, cwd=tmp_path)
     assert outcome.err.endswith("NO TORCH\n"), outcome.err
     assert outcome.code in (0, 2)
     assert "Traceback" not in outcome.err
-    assert outcome.seconds < LIMIT_SECONDS
 
 
 @pytest.mark.parametrize("name", VERBS)
