@@ -39,6 +39,11 @@ def test_a_sample_is_judged_up_to_its_last_whole_line():
     assert judge(["x = 1\ny = (2", "x = 1", "x = (\n"]).good == 1
 
 
+def test_the_example_shown_is_the_first_that_counts():
+    assert judge(["x = (\n", "y = 2\nz", "w = 3\n"]).example == "y = 2\n"
+    assert judge(["x = (\n", "y = ["]).example == "x = (\n"
+
+
 def test_draws_have_the_length_and_the_letters_of_the_text(shards: data.Shards):
     found = drawn(shards, "x", count=5, tokens=300)
     assert [len(text) for text in found.texts] == [301] * 5

@@ -30,6 +30,11 @@ class Judged:
     def share(self) -> float:
         return self.good / len(self.texts)
 
+    @property
+    def example(self) -> str:
+        """The first text that counts, up to its last whole line; the first text where none does."""
+        return next((whole_lines(text) for text in self.texts if is_tokenizable(whole_lines(text))), self.texts[0])
+
 
 def judge(texts: Sequence[str]) -> Judged:
     """Count the texts that are Python by the rule above."""

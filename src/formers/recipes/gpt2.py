@@ -26,7 +26,7 @@ def tiny() -> Recipe:
         name="gpt2.tiny",
         model=registry.configure("gpt2", "tiny", **_NO_DROPOUT),
         data=DataSettings(vocab_size=4096),
-        train=TrainSettings(steps=600, batch_size=16, seq_len=256, lr=2e-3, warmup=40),
+        train=TrainSettings(steps=1200, batch_size=8, seq_len=256, lr=2e-3, warmup=40),
     )
 
 

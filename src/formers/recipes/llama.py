@@ -23,7 +23,7 @@ def tiny() -> Recipe:
         name="llama.tiny",
         model=registry.configure("llama", "tiny"),
         data=DataSettings(vocab_size=4096),
-        train=TrainSettings(steps=600, batch_size=16, seq_len=256, lr=2e-3, warmup=40),
+        train=TrainSettings(steps=1200, batch_size=8, seq_len=256, lr=2e-3, warmup=40),
     )
 
 
