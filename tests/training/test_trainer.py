@@ -161,7 +161,9 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint_and_the_command_to_r
 
 def test_a_signal_before_the_first_step_leaves_a_checkpoint_of_the_start(tmp_path):
     out = tmp_path / "run"
-    stopped = run(out, on_event=lambda row: os.kill(os.getpid(), signal.SIGINT) if "parameters" in row["message"] else None)
+    stopped = run(
+        out, on_event=lambda row: os.kill(os.getpid(), signal.SIGINT) if "parameters" in row["message"] else None
+    )
     assert (stopped.steps, stopped.interrupted) == (0, "SIGINT")
     resumed = run(out, resume=True)
     assert resumed.resumed_from == 0
