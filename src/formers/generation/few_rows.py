@@ -43,14 +43,15 @@ class FewRows(nn.Module):
         self._layout = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach()) if pack else linear.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] == 1:
-            y = torch.mv(self.weight, rows[0]) if self.bias is None else torch.addmv(self.bias, self.weight, rows[0])
-        elif self._onednn and rows.shape[0] <= MOST_ROWS:
-            y = torch.ops.mkldnn._linear_pointwise(rows, self._layout, self.bias, "none", [], "")
+        *batch, width = x.shape
+        if x.numel() == width:
+            row = x.reshape(width)
+            y = torch.mv(self.weight, row) if self.bias is None else torch.addmv(self.bias, self.weight, row)
+        elif self._onednn and x.numel() <= MOST_ROWS * width:
+            y = torch.ops.mkldnn._linear_pointwise(x, self._layout, self.bias, "none", [], "")
         else:
-            y = F.linear(rows, self.weight, self.bias)
-        return y.view(*x.shape[:-1], -1)
+            y = F.linear(x, self.weight, self.bias)
+        return y.view(*batch, -1)
 
 
 def _suits_onednn(weight: Tensor) -> bool:

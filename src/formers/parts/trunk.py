@@ -5,7 +5,7 @@ A sublayer is anything that maps ``(x, positions, state=None, source=None) -> (y
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,8 +72,8 @@ class Trunk(nn.Module):
         self, i: int, x: Hidden, positions: Positions, nodes: tuple[Any, ...], source: Any
     ) -> tuple[Hidden, tuple[Any, ...]]:
         staged = []
-        for (name, sublayer), node in zip(self._block(i).items(), nodes, strict=True):
-            x, staged_node = self.residual(x, sublayer, self._norm(i, name), positions, node, source)
+        for sublayer, norm, node in zip(self._block(i).values(), self._norms(i), nodes, strict=True):
+            x, staged_node = self.residual(x, sublayer, norm, positions, node, source)
             staged.append(staged_node)
         return x, tuple(staged)
 
@@ -94,8 +94,8 @@ class Trunk(nn.Module):
     def _block(self, i: int) -> nn.ModuleDict:
         return self.blocks[i]  # type: ignore[return-value]
 
-    def _norm(self, i: int, name: str) -> nn.Module:
-        return self.norms[i][name]  # type: ignore[index]
+    def _norms(self, i: int) -> Iterable[nn.Module]:
+        return self.norms[i].values()  # type: ignore[operator]
 
 
 class PreNorm(Trunk):
