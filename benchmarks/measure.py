@@ -65,6 +65,35 @@ def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
     return json.loads(run.stdout.splitlines()[-1])
 
 
+class Worker:
+    """`python -m module arguments` in a process of its own: it does one round for every line that it is sent, and answers
+    with a JSON object. Its memory and its settings are its own, as they are where a model is trained."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def round(self) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print("go", file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{' '.join(self.process.args)} ended with {self.process.wait()}")  # type: ignore[arg-type]
+        return json.loads(answer)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def serve(answer: Callable[[], dict[str, Any]]) -> None:
+    """The other side of a Worker."""
+    for _ in sys.stdin:
+        print(json.dumps(answer()), flush=True)
+
+
 def environment() -> dict[str, Any]:
     """The machine and the versions a figure belongs to."""
     import torch

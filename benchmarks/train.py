@@ -2,33 +2,44 @@
 
 Batch 8, length 512, d 384, 6 layers, 6 heads, vocabulary 8,192, dropout 0; forward, backward, AdamW. Peers run at their
 best setting (bf16 autocast, compiled, fused AdamW; x-transformers with fused attention) and as they come (float32, eager,
-plain AdamW). Peak memory is the largest resident set of a fresh process less that after its imports.
+plain AdamW), each in a process of its own, in turns. `formers train` keeps freed memory (training/precision.py), which no
+peer does by itself; "memory kept" gives the peers' best that setting too. Peak memory is the largest resident set of the
+process in its first six steps less that after its imports.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.measure import (
+    Worker,
     alternate,
     environment,
     finish,
-    in_fresh_process,
     parser,
     peak_resident,
     ratios,
     resident,
     seconds,
+    serve,
 )
 
 BATCH, LENGTH, D_MODEL, LAYERS, HEADS, VOCABULARY = 8, 512, 384, 6, 6, 8192
 STEPS_A_ROUND = 3
-NAMES = ("formers", "transformers best", "x-transformers best", "transformers default", "x-transformers default")
+KEPT = "memory kept"
+NAMES = (
+    "formers",
+    "transformers best",
+    "x-transformers best",
+    f"transformers best, {KEPT}",
+    f"x-transformers best, {KEPT}",
+    "transformers default",
+    "x-transformers default",
+)
 
 
 @dataclass
@@ -118,44 +129,49 @@ def peer(model: Any, module: Any, loss_of: Callable[[Any], Any], best: bool) -> 
     return Contestant(step, sum(p.numel() for p in model.parameters()))
 
 
-def peak_memory(name: str) -> dict[str, float]:
-    """Of this process, which has run nothing else: bytes over what the imports took."""
+def serve_steps(name: str) -> None:
+    """This process's part: the peak of memory after some steps, then the speed of each round it is asked for."""
     import torch  # noqa: F401
     import transformers  # noqa: F401
     import x_transformers  # noqa: F401
 
-    import formers.training  # noqa: F401
+    from formers.training.precision import freed_memory_kept
 
     imported = resident()
-    contestant = make(name)
-    for _ in range(6):
-        contestant.step()
-    return {"bytes": peak_resident() - imported}
+    with freed_memory_kept("cpu") if name == "formers" or KEPT in name else contextlib.nullcontext():
+        contestant = make(name)
+        for _ in range(6):
+            contestant.step()
+        peak = peak_resident() - imported
+
+        def answer() -> dict[str, float]:
+            taken = seconds(lambda: [contestant.step() for _ in range(STEPS_A_ROUND)])
+            speed = BATCH * LENGTH * STEPS_A_ROUND / taken
+            return {"tokens_per_second": speed, "peak_bytes": peak, "parameters": contestant.parameters}
+
+        serve(answer)
 
 
 def main() -> None:
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--memory-of", help="measure one contestant in this process and print JSON")
+    arguments.add_argument("--serve", help="be one contestant: a round for every line on the standard input")
     options = arguments.parse_args()
-    warnings.simplefilter("ignore")
-    if options.memory_of:
-        print(json.dumps(peak_memory(options.memory_of)))
+    if options.serve:
+        serve_steps(options.serve)
         return
-    contestants = {name: make(name) for name in NAMES}
-    for name, contestant in contestants.items():
-        print(f"warming up {name} ({contestant.parameters / 1e6:.1f} M)", file=sys.stderr, flush=True)
-        for _ in range(3):
-            contestant.step()
-    tokens = BATCH * LENGTH * STEPS_A_ROUND
-
-    def tokens_a_second(contestant: Contestant) -> Callable[[], float]:
-        return lambda: tokens / seconds(lambda: [contestant.step() for _ in range(STEPS_A_ROUND)])
-
-    speeds = alternate({name: tokens_a_second(c) for name, c in contestants.items()}, options.rounds)
-    memory = {n: in_fresh_process("benchmarks.train", "--memory-of", n)["bytes"] for n in NAMES}
+    about, workers, facts = environment(), {}, {}
+    for name in NAMES:
+        print(f"warming up {name}", file=sys.stderr, flush=True)
+        workers[name] = Worker("benchmarks.train", "--serve", name)
+        facts[name] = workers[name].round()
+    rounds = {name: lambda worker=worker: worker.round()["tokens_per_second"] for name, worker in workers.items()}
+    speeds = alternate(rounds, options.rounds)
+    for worker in workers.values():
+        worker.close()
+    memory = {name: fact["peak_bytes"] for name, fact in facts.items()}
     result = {
-        "environment": environment(),
-        "parameters": {name: c.parameters for name, c in contestants.items()},
+        "environment": about,
+        "parameters": {name: fact["parameters"] for name, fact in facts.items()},
         "tokens_per_second": speeds,
         "speed_ratio": {name: ratios(speeds["formers"], speeds[name]) for name in NAMES[1:]},
         "peak_bytes": memory,

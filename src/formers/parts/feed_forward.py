@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,21 @@ from formers.parts.positions import Positions
 from formers.parts.taps import Tap
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, GPT-2's own.
+
+    A compiler is given the same function written with a sigmoid, (1 + tanh u) / 2 = sigmoid(2 u): on a CPU its tanh
+    costs twice what its exponential does (14 million parameters, 4,096 tokens: 84 ms of a step, and then 40).
+    """
+    if not torch.compiler.is_compiling():
+        return F.gelu(x, approximate="tanh")
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (wide * torch.sigmoid(wide * (SQRT_8_PI + SQRT_8_PI * 0.044715 * wide * wide))).to(x.dtype)
+
+
+SQRT_8_PI = math.sqrt(8 / math.pi)
+
+
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x): the approximation of Sparse Transformers and CLIP."""
     return x * torch.sigmoid(1.702 * x)
@@ -22,7 +37,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "relu": F.relu,
     "silu": F.silu,

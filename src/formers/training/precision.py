@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +123,34 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[A
     if precision != "bf16":
         return contextlib.nullcontext()
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
+
+
+@contextlib.contextmanager
+def freed_memory_kept(device: str) -> Iterator[None]:
+    """On a CPU, under glibc: what a step frees stays with the process for the next step, and goes back at the end.
+
+    As it comes, malloc returns the activations to the system after every step, and taking them again page by page costs
+    about a tenth of the next one (14 million parameters, 4,096 tokens: 30,000 page faults). Elsewhere nothing is done.
+    """
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" and device == "cpu" else None
+    if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+        yield
+        return
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_DYNAMIC)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_DYNAMIC)
+        libc.malloc_trim(0)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of malloc.h."""
+
+LARGEST_DYNAMIC = 32 << 20
+"""Bytes: how far malloc by itself raises the size from which it asks the system for a block of its own."""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from formers.training.distributed import Team, join
 from formers.training.evaluate import evaluate, evaluating
 from formers.training.job import Job, RunResult, Sampler
 from formers.training.loop import lane_loss, run_steps
-from formers.training.precision import choose_device, deterministic
+from formers.training.precision import choose_device, deterministic, freed_memory_kept
 from formers.training.progress import ProgressLine
 from formers.training.records import CHECKPOINTS, MODEL, RunFolder
 from formers.training.settings import TrainSettings
@@ -85,6 +85,7 @@ def train(
         stop = stack.enter_context(stop_requests())
         trainer = Trainer(job, team, folder, stop)
         stack.enter_context(deterministic(trainer.numerics.threads))
+        stack.enter_context(freed_memory_kept(trainer.numerics.device))
         return trainer.run()
 
 
