@@ -76,7 +76,8 @@ class Worker:
         )
 
     def round(self) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         print("go", file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib.util
 import os
 import shutil
@@ -132,8 +133,8 @@ def freed_memory_kept(device: str) -> Iterator[None]:
     As it comes, malloc returns the activations to the system after every step, and taking them again page by page costs
     about a tenth of the next one (14 million parameters, 4,096 tokens: 30,000 page faults). Elsewhere nothing is done.
     """
-    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" and device == "cpu" else None
-    if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+    libc = _glibc(device)
+    if libc is None:
         yield
         return
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -144,6 +145,22 @@ def freed_memory_kept(device: str) -> Iterator[None]:
         libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_DYNAMIC)
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_DYNAMIC)
         libc.malloc_trim(0)
+
+
+def give_back_freed_memory(device: str) -> None:
+    """What compiling left behind, which lies between the activations of a first step: 70 MB of a peak of 745.
+
+    Called once, after the first step.
+    """
+    libc = _glibc(device)
+    if libc is not None:
+        gc.collect()
+        libc.malloc_trim(0)
+
+
+def _glibc(device: str) -> Any:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" and device == "cpu" else None
+    return libc if libc is not None and hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

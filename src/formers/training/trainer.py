@@ -19,7 +19,7 @@ from formers.training.distributed import Team, join
 from formers.training.evaluate import evaluate, evaluating
 from formers.training.job import Job, RunResult, Sampler
 from formers.training.loop import lane_loss, run_steps
-from formers.training.precision import choose_device, deterministic, freed_memory_kept
+from formers.training.precision import choose_device, deterministic, freed_memory_kept, give_back_freed_memory
 from formers.training.progress import ProgressLine
 from formers.training.records import CHECKPOINTS, MODEL, RunFolder
 from formers.training.settings import TrainSettings
@@ -108,6 +108,7 @@ class Trainer:
             restore(self.parts, checkpoint, self.device)
             self.step, self.tokens = checkpoint.step, checkpoint.facts["tokens"]
             self.clock.before = checkpoint.facts["seconds"]
+        self.first_step = self.step + 1
         named = self.parts.model.named_parameters()
         self.watch = sentinels.GradientWatch(named, team, last=self.settings.total_steps)
         self.estimate = estimates.TimeEstimate(self.settings.total_steps if self.settings.steps_limited else None)
@@ -182,6 +183,8 @@ class Trainer:
             self.warn(sentinels.first_loss(measured["loss"], self.job.vocab_size))
         self.warn(self.watch.verdict(step))
         self.say(self.estimate.look(step, took))
+        if step == self.first_step:
+            give_back_freed_memory(self.device)
 
     def due(self, every: int) -> bool:
         """Whether what happens `every` so many steps happens after this one. All processes agree: no clock is asked."""
