@@ -35,6 +35,7 @@ leaves = st.one_of(
     size.map(Dilated),
     size.map(SameSegment),
     size.map(EarlierSegment),
+    st.tuples(size, st.integers(0, 9), st.one_of(st.none(), st.integers(0, 9))).map(lambda t: EarlierSegment(*t)),
     size.map(Strided),
     st.tuples(size, st.integers(0, 20)).map(lambda t: Segments(*t)),
     st.tuples(size, size).map(lambda t: Summary(max(t), min(t))),

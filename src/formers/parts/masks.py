@@ -278,19 +278,31 @@ class Segments(Mask):
 
 @dataclass(frozen=True)
 class EarlierSegment(Mask):
-    """Keys of segments before the query's: what a memory that is written after each segment of `size` can hold."""
+    """Keys of segments before the query's: what a memory that is written after each segment of `size` can hold.
+
+    behind  tokens just before the query's segment that it does not hold, for instance because a cache does
+    reach   how many it holds; None: all
+    """
 
     size: int
+    behind: int = 0
+    reach: int | None = None
 
     def __post_init__(self) -> None:
         _positive(self, "size", self.size)
+        if self.behind < 0 or (self.reach is not None and self.reach < 0):
+            raise ConfigError(f"EarlierSegment(behind={self.behind}, reach={self.reach})", "0 or more of each")
 
     def allows(self, q: Place, k: Place) -> Tensor:
-        return _segment(k.index, self.size) < _segment(q.index, self.size)
+        stop = _segment(q.index, self.size) * self.size - self.behind
+        earlier = k.index < stop
+        return earlier if self.reach is None else earlier & (k.index >= stop - self.reach)
 
     def block(self, q: Span, k: Span) -> Block:
-        low = q.first // self.size - k.last // self.size
-        return _interval(low, q.last // self.size - k.first // self.size, 1, None)
+        first, last = (i // self.size * self.size - self.behind for i in (q.first, q.last))
+        if k.first >= last or (self.reach is not None and k.last < first - self.reach):
+            return Block.NONE
+        return Block.ALL if k.last < first and (self.reach is None or k.first >= last - self.reach) else Block.SOME
 
 
 def _segment(index: Tensor, size: int) -> Tensor:
