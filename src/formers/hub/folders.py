@@ -78,8 +78,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder} has no {CONFIG}", "a model folder: config.json and model.safetensors")
     settings = read_json(folder / CONFIG)
     if not isinstance(settings.get("model_type"), str):
-        raise ConfigError(f"{folder / CONFIG} has no model_type", "one of " + ", ".join(model_types()))
+        raise ConfigError(f"{folder / CONFIG} has no model_type", "one of " + ", ".join(_known_types()))
     return settings
+
+
+def _known_types() -> list[str]:
+    """Every model_type that a folder may name: the references', and ours of architectures that have none (FOREIGN None)."""
+    alone = [name for name, spec in registry.specs().items() if getattr(spec.load(), "FOREIGN", None) is None]
+    return [*model_types(), *(OURS + name for name in alone)]
 
 
 def model_types() -> dict[str, ModuleType]:

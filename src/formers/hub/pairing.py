@@ -70,8 +70,10 @@ def _every_call(pairs: list[tuple[str, str]], a: Trace, b: Trace) -> tuple[tuple
 
 
 def _module(model: nn.Module) -> ModuleType | None:
+    """The built-in module that has a table to pair this model by. One of ours alone may have none: equal names do."""
     architecture = getattr(getattr(model, "config", None), "architecture", None)
-    return registry.spec(architecture).load() if architecture in registry.specs() else None
+    module = registry.spec(architecture).load() if architecture in registry.specs() else None
+    return module if hasattr(module, "activations") else None
 
 
 def give_weights(pairing: Pairing, a: nn.Module, b: nn.Module) -> bool:

@@ -13,7 +13,11 @@ from formers.errors import ConfigError, TargetError, suggest
 
 @dataclass(frozen=True)
 class Spec:
-    """What a model is, and the module that defines `CONFIG`, `MODEL`, `PRESETS`, `FOREIGN`, `weights` and `activations`."""
+    """What a model is, and the module that defines `CONFIG`, `MODEL`, `PRESETS`, `FOREIGN`, `weights` and `activations`.
+
+    `FOREIGN` is None where Hugging Face has no class for the architecture: folders then hold our own settings and names.
+    Such a module may still have `weights`, the names of the authors' own checkpoints, and may leave `activations` out.
+    """
 
     name: str
     module: str
