@@ -23,6 +23,7 @@ _HOMES = {
     "generate": "formers.generation",
     "certify": "formers.laws",
     "train": "formers.training",
+    "graft_memory": "formers.models.grafted",
     "FormersError": "formers.errors",
     "Positions": "formers.parts.positions",
 }
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from formers.hub import load as load
     from formers.hub import save as save
     from formers.laws import certify as certify
+    from formers.models.grafted import graft_memory as graft_memory
     from formers.models.registry import build as build
     from formers.models.registry import specs as models  # noqa: F401
     from formers.parts.positions import Positions as Positions

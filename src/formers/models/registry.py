@@ -48,6 +48,22 @@ _SPECS = (
         "decoder with RMSNorm, rotary positions, gated feed-forward and grouped key/value heads",
         "transformers LlamaForCausalLM, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
     ),
+    Spec(
+        "memorizing",
+        "formers.models.memorizing",
+        "Wu et al., Memorizing Transformers (2203.08913)",
+        2022,
+        "decoder in segments whose memory layers look up, by their queries, keys and values of long ago",
+        "dense attention over the same entries, float64, 1e-9",
+    ),
+    Spec(
+        "grafted",
+        "formers.models.grafted",
+        "Wu et al., Memorizing Transformers (2203.08913), section 4.3",
+        2022,
+        "any decoder of formers with a memory that changes nothing at first",
+        "the decoder itself, bit for bit",
+    ),
 )
 
 

@@ -1,0 +1,224 @@
+"""Memorizing Transformers: Wu et al. (2203.08913, ICLR 2022).
+
+A decoder that reads a document in segments. Attention sees its own segment and, through a cache, the `cache_length` tokens
+before it; the memory layers also look up, by their own queries, the `neighbours` best of the keys and values that they
+made in all earlier segments, and mix what they find with what is near by. No gradient enters the memory.
+
+Where the paper, the authors' code (meliad) and the port that most people use (memorizing-transformers-pytorch) differ, each
+way is a setting; this is what stands by default, and why:
+
+- An empty memory takes no weight. meliad's zero entries take softmax weight, and its gate halves the local result, until the
+  memory has filled; that is an accident of its first segments and has no setting here.
+- `merge="gate"`: a sigmoid gate a head (paper). ``joint`` is the port's one softmax; ``sum`` and ``straight`` are meliad's.
+- `own_token=True`: a token sees itself (paper's "usual" mask, the port). meliad's mask is strict, and its token does not.
+- `bias_in_memory_layers=True`: T5 bias near by in every layer (paper). meliad gives its memory layers none.
+- `seen_twice=True`: the newest segment is in the cache and in the memory (paper, meliad). The port adds only what falls out
+  of the cache.
+- `normalise=True`: keys and queries of the memory layers are unit vectors with a learned scale a head (paper, meliad).
+- Heads have keys and a memory of their own (paper, meliad). The port shares one key/value head: `num_kv_heads=1`.
+- When full, the oldest entry goes (paper, meliad). The port of version 0.4.1 empties the whole memory.
+
+Departures
+- Exact search by default; the paper's finds about 90% of the true neighbours, meliad's one of each of k interleaved buckets.
+- Learning rates and Adafactor are the recipe's business, not the model's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from formers.axes import Hidden, Ids
+from formers.config import require
+from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal, scale_of
+from formers.parts.feed_forward import ACTIVATIONS, FeedForward
+from formers.parts.heads import LanguageHead
+from formers.parts.masks import Causal, EarlierSegment, Mask, SameDocument, Segments, StrictlyPast
+from formers.parts.model import Model
+from formers.parts.norms import RMSNorm
+from formers.parts.positions import Positions
+from formers.parts.recollection import MERGES, MemoryAttention, MemorySettings, UnitVectors
+from formers.parts.states import Tree
+from formers.parts.terms import T5Bias
+from formers.parts.trunk import PreNorm
+
+
+@dataclass(frozen=True)
+class MemorizingConfig:
+    """Sizes of the paper's 200M model by default (section 4.2), with its 8,192 entries a head."""
+
+    architecture: ClassVar[str] = "memorizing"
+
+    vocab_size: int = 32_128
+    d_model: int = 1024
+    num_layers: int = 12
+    num_heads: int = 8
+    num_kv_heads: int | None = None  # num_heads where None
+    d_ff: int = 4096
+    segment_length: int = 512
+    cache_length: int = 512  # tokens before the segment that every layer sees; 0: none
+    memory_layers: tuple[int, ...] = (8,)  # counted from 0; the paper's "9th layer"
+    memory_size: int = 8192  # entries a head, beside the segment being read
+    neighbours: int = 32  # entries that a query is given
+    merge: str = "gate"
+    normalise: bool = True
+    normalised_scale: float = 1.0  # of unit queries, at first
+    own_token: bool = True
+    seen_twice: bool = True
+    bias_in_memory_layers: bool = True
+    num_buckets: int = 32
+    max_distance: int = 128
+    activation: str = "relu"
+    eps: float = 1e-6
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    init_std: float = 0.02
+    tie: bool = True
+    max_length: ClassVar[None] = None  # any
+
+    def __post_init__(self) -> None:
+        sizes = (
+            "vocab_size",
+            "d_model",
+            "num_layers",
+            "num_heads",
+            "d_ff",
+            "segment_length",
+            "memory_size",
+            "neighbours",
+        )
+        problems = [f"{name} is {getattr(self, name)}, wanted at least 1" for name in sizes if getattr(self, name) < 1]
+        if not problems and self.d_model % self.num_heads:
+            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
+        if not problems and self.num_heads % self.kv_heads:
+            problems.append(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.cache_length < 0:
+            problems.append(f"cache_length is {self.cache_length}, wanted 0 or more")
+        beyond = [i for i in self.memory_layers if not 0 <= i < self.num_layers]
+        if beyond or len(set(self.memory_layers)) < len(self.memory_layers):
+            problems.append(
+                f"memory_layers are {self.memory_layers}, wanted different ones of 0 to {self.num_layers - 1}"
+            )
+        if self.merge not in MERGES:
+            problems.append(f"merge is {self.merge!r}, wanted one of {', '.join(MERGES)}")
+        if self.activation not in ACTIVATIONS:
+            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        require("MemorizingConfig", problems)
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def remembered(self) -> EarlierSegment:
+        """What a query may find: the newest `memory_size` tokens of earlier segments."""
+        return EarlierSegment(self.segment_length, 0 if self.seen_twice else self.cache_length, self.memory_size)
+
+
+PRESETS: dict[str, dict] = {
+    "nano": {
+        "d_model": 64, "num_layers": 2, "num_heads": 2, "d_ff": 256, "vocab_size": 512,
+        "segment_length": 64, "cache_length": 64, "memory_layers": (1,), "memory_size": 1024, "neighbours": 16,
+    },
+    "tiny": {
+        "d_model": 192, "num_layers": 4, "num_heads": 6, "d_ff": 768, "vocab_size": 4096,
+        "segment_length": 256, "cache_length": 256, "memory_layers": (2,),
+    },
+    "mini": {
+        "d_model": 384, "num_layers": 6, "num_heads": 6, "d_ff": 1536, "vocab_size": 8192, "memory_layers": (4,),
+    },
+    "base": {},  # 200M
+    "1b": {"d_model": 2048, "num_layers": 8, "num_heads": 32, "d_ff": 16384, "memory_layers": (5,)},
+    "8b": {"d_model": 4096, "num_layers": 16, "num_heads": 64, "d_ff": 32768, "memory_layers": (11,)},
+    "meliad": {"neighbours": 128, "own_token": False, "bias_in_memory_layers": False, "dropout": 0.05},
+    "port": {  # memorizing-transformers-pytorch, its example for enwik8
+        "vocab_size": 256, "d_model": 512, "num_layers": 8, "num_heads": 8, "num_kv_heads": 1, "d_ff": 2048,
+        "memory_layers": (3,), "memory_size": 7680, "merge": "joint", "normalised_scale": 20.0, "seen_twice": False,
+        "activation": "gelu",
+    },
+}  # fmt: skip
+
+
+class Memorizing(Model):
+    """The memorizing transformer. `seed` draws the initial weights."""
+
+    def __init__(self, config: MemorizingConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab_size, config.d_model)
+        blocks = [
+            {"attention": attention(config, i), "feed_forward": feed_forward(config)} for i in range(config.num_layers)
+        ]
+        self.trunk = PreNorm(blocks, lambda: RMSNorm(config.d_model, config.eps), dropout=config.dropout)
+        self.head = LanguageHead(config.d_model, config.vocab_size)
+        if config.tie:
+            self.head.tie(self.tokens)
+        self.initialise(torch.Generator().manual_seed(seed))
+
+    def run(self, input_ids: Ids, positions: Positions, state: Tree | None) -> tuple[Hidden, Tree | None]:
+        x = F.dropout(self.tokens(input_ids), self.config.dropout, self.training)
+        return self.trunk(x, positions, state)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """N(0, init_std); gates at 0, so that a memory counts as much as what is near by."""
+        if not self.tokens.weight.is_meta:
+            initialise_normal(self, self.config.init_std, generator)
+
+
+def attention(config: MemorizingConfig, layer: int) -> nn.Module:
+    """Local attention in segments, with a memory in the memory layers."""
+    heads, d_head, d_model, remembers = config.num_heads, config.d_head, config.d_model, layer in config.memory_layers
+    near: Mask = Segments(config.segment_length, config.cache_length) & SameDocument()
+    biased = config.bias_in_memory_layers or not remembers
+    unit = remembers and config.normalise
+    terms = [_t5_bias(config)] if biased else []
+    slots = {
+        "project": Project(d_model, heads, d_head, num_kv_heads=config.kv_heads, bias=False),
+        "score": Score(
+            near & (Causal() if config.own_token else StrictlyPast()),
+            1.0 if unit else scale_of(d_head),
+            terms=terms,
+            dropout=config.attention_dropout,
+        ),
+        "mix": Mix(heads, d_head, d_model, bias=False),
+        "remember": KeyValueWindow(config.kv_heads, d_head, config.cache_length + config.segment_length),
+    }
+    if not remembers:
+        return Attention(**slots)
+    memory = MemorySettings(
+        entries=config.memory_size + config.remembered.behind + config.segment_length,
+        neighbours=config.neighbours,
+        shows=config.remembered & SameDocument(),
+    )
+    make_merge = MERGES[config.merge]
+    return MemoryAttention(
+        **slots,
+        memory=memory,
+        merge=None if make_merge is None else make_merge(heads),
+        turn_memory=UnitVectors(heads, config.normalised_scale) if unit else None,
+    )
+
+
+def _t5_bias(config: MemorizingConfig) -> T5Bias:
+    return T5Bias(
+        config.num_heads, num_buckets=config.num_buckets, max_distance=config.max_distance, bidirectional=False
+    )
+
+
+def feed_forward(config: MemorizingConfig) -> FeedForward:
+    return FeedForward(config.d_model, config.d_ff, activation_name=config.activation, bias=False)
+
+
+FOREIGN = None
+"""No class of transformers holds this model."""
+
+CONFIG, MODEL = MemorizingConfig, Memorizing

@@ -1,0 +1,284 @@
+"""Attention with a memory: what a layer sees near by, and what it recalls from long ago, mixed (2203.08913, section 3).
+
+`MemoryAttention` is ordinary attention (the slots of parts/attention.py) with three objects more:
+
+    turn_memory  q, k as the memory knows them: normalised with a learned scale, or as they are; never by position
+    shows        the mask that says which entries a query may find, by position: earlier segments of its own document
+    merge        what becomes of the two results: a gate a head, one joint softmax, ...
+
+Look-up comes before writing, and both go by positions, so what is found does not depend on how a text was cut into calls.
+A memory in which a query finds nothing takes no weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from formers.axes import Hidden, Keys, Queries, Values
+from formers.parts.attend import Case, attend, safe_softmax
+from formers.parts.attention import KeyValueCache, Score, Turn
+from formers.parts.masks import Mask
+from formers.parts.memory import Found, Memory, StagedMemory, recall
+from formers.parts.positions import Positions
+from formers.parts.rings import KeyValueRing
+from formers.parts.taps import Tap
+
+Heads = Float[Tensor, "batch heads queries d_value"]
+Logits = Float[Tensor, "batch heads queries keys"]
+
+
+@dataclass
+class Recalled:
+    """What a merge may use: logits [b, h, t, k] of the entries found, which of them are there, and their values."""
+
+    logits: Logits
+    present: Bool[Tensor, "batch heads queries k"]
+    values: Float[Tensor, "batch heads queries k d_value"]
+
+    @property
+    def any(self) -> Bool[Tensor, "batch heads queries 1"]:
+        return self.present.any(-1, keepdim=True)
+
+
+# --- merges: (local, recalled, pattern) -> heads --------------------------------------------------------------------
+
+
+class SigmoidGate(nn.Module):
+    """g m + (1 - g) c, with g = sigmoid(a), one number a head, whatever the content (2203.08913, section 3.2)."""
+
+    def __init__(self, num_heads: int, initial: float = 0.0) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.full((num_heads,), initial))
+
+    @property
+    def weight(self) -> Float[Tensor, " heads"]:
+        return torch.sigmoid(self.logit)
+
+    def forward(self, local: Heads, remembered: Heads) -> Heads:
+        return local + self.weight[:, None, None].to(local.dtype) * (remembered - local)
+
+
+class TanhGate(nn.Module):
+    """c + tanh(a) (m - c), a = 0 at first: a memory can be grafted onto a trained model and changes nothing yet, while the
+    gradient of a is live (after Flamingo, 2204.14198, section 2.2)."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(num_heads))
+
+    @property
+    def weight(self) -> Float[Tensor, " heads"]:
+        return torch.tanh(self.logit)
+
+    def forward(self, local: Heads, remembered: Heads) -> Heads:
+        return local + self.weight[:, None, None].to(local.dtype) * (remembered - local)
+
+
+class Sum(nn.Module):
+    """c + m."""
+
+    def forward(self, local: Heads, remembered: Heads) -> Heads:
+        return local + remembered
+
+
+class StraightThrough(nn.Module):
+    """The value of c, and the gradient of c + m: a memory that learns before it is heard."""
+
+    def forward(self, local: Heads, remembered: Heads) -> Heads:
+        return local + (remembered - remembered.detach())
+
+
+MERGES: dict[str, Callable[[int], nn.Module] | None] = {
+    "gate": SigmoidGate,
+    "tanh": TanhGate,
+    "sum": lambda num_heads: Sum(),
+    "straight": lambda num_heads: StraightThrough(),
+    "joint": None,
+}
+"""By name. `joint` is one softmax over what is near and what is recalled, and has no parameters."""
+
+
+# --- the layer ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class MemoryNode:
+    """What the layer remembers: the keys and values near by, and the memory."""
+
+    local: KeyValueRing
+    memory: Memory
+
+    def map_rows(self, function: Callable[[Tensor], Tensor]) -> MemoryNode:
+        return MemoryNode(self.local.map_rows(function), self.memory.map_rows(function))
+
+    def reset(self, rows: Tensor) -> MemoryNode:
+        return MemoryNode(self.local.reset(rows), self.memory.reset(rows))
+
+    def dynamic(self) -> MemoryNode:
+        return MemoryNode(self.local.dynamic(), self.memory.dynamic())
+
+    def keep(self, length: int) -> MemoryNode:
+        return MemoryNode(self.local.keep(length), self.memory.keep(length))
+
+    def tensors(self) -> dict[str, Tensor]:
+        parts = {field.name: getattr(self, field.name).tensors() for field in fields(self)}
+        return {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> MemoryNode:
+        def of(part: str) -> dict[str, Tensor]:
+            return {name[len(part) + 1 :]: t for name, t in tensors.items() if name.startswith(part + ".")}
+
+        return MemoryNode(self.local.with_tensors(of("local")), self.memory.with_tensors(of("memory")))
+
+
+@dataclass
+class StagedNode:
+    local: Any
+    memory: StagedMemory
+
+    def commit(self) -> MemoryNode:
+        return MemoryNode(self.local.commit(), self.memory.commit())
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How much a layer remembers, and what of it a query is given.
+
+    entries     that a row's memory holds beside what `shows` hides from every query yet
+    neighbours  that a query is given: k
+    shows       which entries a query may find
+    """
+
+    entries: int
+    neighbours: int
+    shows: Mask
+
+    def empty(self, batch_size: int, max_length: int, num_kv_heads: int, d_head: int, **kind: Any) -> Memory:
+        return Memory.empty(batch_size, num_kv_heads, min(self.entries, max_length), d_head, d_head, **kind)
+
+
+class MemoryAttention(nn.Module):
+    """Self-attention near by and in a memory. A sublayer: (x, positions, state, source) -> (y, staged state).
+
+    turn_memory  what is done to q and k before the memory sees them, and the local attention too
+    turn         what is done to q and k for the local attention alone: rotary positions, which a memory must not store
+    """
+
+    def __init__(
+        self,
+        project: nn.Module,
+        score: Score,
+        mix: nn.Module,
+        *,
+        remember: KeyValueCache,
+        memory: MemorySettings,
+        merge: nn.Module | None,
+        turn: Turn | None = None,
+        turn_memory: Turn | None = None,
+        runner: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.project, self.score, self.mix, self.merge = project, score, mix, merge
+        self.remember, self.memory, self.turn, self.turn_memory, self.runner = (
+            remember,
+            memory,
+            turn,
+            turn_memory,
+            runner,
+        )
+        self.queries, self.keys, self.values, self.pattern, self.heads = Tap(), Tap(), Tap(), Tap(), Tap()
+        self.found, self.memory_pattern, self.remembered, self.local = Tap(), Tap(), Tap(), Tap()
+
+    def init_state(self, batch_size: int, max_length: int, **kind: Any) -> MemoryNode:
+        groups, d_head = self.remember.num_kv_heads, self.remember.d_head
+        local = self.remember.init_state(batch_size, max_length, **kind)
+        return MemoryNode(local, self.memory.empty(batch_size, max_length, groups, d_head, **kind))
+
+    def forward(
+        self, x: Hidden, positions: Positions, state: MemoryNode | None = None, source: None = None
+    ) -> tuple[Hidden, Any]:
+        q, k, v = self.project(x)
+        if self.turn_memory is not None:
+            q, k = self.turn_memory(q, k, positions)
+        q, k, v = self.queries(q * self.score.scale), self.keys(k), self.values(v)
+        found, staged_memory = self._recall(q, k, v, positions, state)
+        recalled = Recalled((q[..., None, :] * found.keys).sum(-1), found.present, found.values)
+        near_q, near_k = (q, k) if self.turn is None else self.turn(q, k, positions)
+        near_v, k_positions, staged = v, positions, None
+        if state is not None:
+            near_k, near_v, k_positions, staged_local = state.local.extend(near_k, v, positions)
+            staged = StagedNode(staged_local, staged_memory)  # type: ignore[arg-type]
+        heads = self._merged(near_q, near_k, near_v, positions, k_positions, recalled)
+        return self.mix(self.heads(heads)), staged
+
+    def _recall(
+        self, q: Queries, k: Keys, v: Values, positions: Positions, state: MemoryNode | None
+    ) -> tuple[Found, StagedMemory | None]:
+        memory = None if state is None else state.memory
+        found, staged = recall(memory, q, k, v, positions, mask=self.memory.shows, most=self.memory.neighbours)
+        self.found(found.index)
+        return found, staged
+
+    def _merged(
+        self, q: Queries, k: Keys, v: Values, positions: Positions, k_positions: Positions, recalled: Recalled
+    ) -> Heads:
+        terms = self.score.prepare(self.project, positions)
+        dropout = self.score.dropout if self.training else 0.0
+        if self.merge is None:
+            case = Case(q, k, v, positions, k_positions, self.score.mask, terms)
+            return self._joint(case, recalled)
+        local = self.local(
+            attend(
+                q,
+                k,
+                v,
+                positions,
+                k_positions,
+                mask=self.score.mask,
+                terms=terms,
+                dropout=dropout,
+                runner=self.runner,
+                show=self.pattern if self.pattern.heard else None,
+            )
+        )
+        pattern = self.memory_pattern(safe_softmax(recalled.logits, recalled.present)).to(v.dtype)
+        remembered = self.remembered((pattern[..., None] * recalled.values).sum(-2))
+        return torch.where(recalled.any, self.merge(local, remembered), local)
+
+    def _joint(self, case: Case, recalled: Recalled) -> Heads:
+        """One softmax over the keys near by and the entries found, with no bias on the latter."""
+        near = case.q @ _for_each_head(case.k, case.q).transpose(-1, -2)
+        bias = case.bias()
+        near = near if bias is None else near + bias
+        visible = torch.cat([case.visible().expand_as(near), recalled.present], -1)
+        pattern = safe_softmax(torch.cat([near, recalled.logits], -1), visible).to(case.v.dtype)
+        here, there = pattern.split([near.shape[-1], recalled.logits.shape[-1]], -1)
+        here, there = self.pattern(here), self.memory_pattern(there)
+        return here @ _for_each_head(case.v, case.q) + (there[..., None] * recalled.values).sum(-2)
+
+
+def _for_each_head(kv: Tensor, q: Tensor) -> Tensor:
+    return kv if kv.shape[1] == q.shape[1] else kv.repeat_interleave(q.shape[1] // kv.shape[1], dim=1)
+
+
+class UnitVectors(nn.Module):
+    """q and k of length one, q times a learned positive scale a head: old keys stay comparable while the maps that made
+    them move on (2203.08913, section 3.2; the scale is the authors' code's)."""
+
+    def __init__(self, num_heads: int, initial: float, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.scale, self.eps = nn.Parameter(torch.full((num_heads,), initial)), eps
+
+    def forward(self, q: Tensor, k: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        scale = self.scale.abs()[:, None, None].to(q.dtype)
+        return self._unit(q) * scale, self._unit(k)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (wide * torch.rsqrt(wide.pow(2).sum(-1, keepdim=True) + self.eps)).to(x.dtype)
