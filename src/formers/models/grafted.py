@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from formers.axes import Hidden, Ids
@@ -167,7 +166,7 @@ def graft_memory(
 
 def _check_decoder(base: Any, restarts: bool, config: GraftedConfig) -> None:
     for i, block in enumerate(base.trunk.blocks):
-        found = block["attention"] if "attention" in block else None
+        found = dict(block.items()).get("attention")
         if type(found) is not Attention or found.remember is None:
             raise TargetError(
                 f"block {i} of {type(base).__name__} has {type(found).__name__} for its attention",

@@ -6,6 +6,7 @@ positions, which adds; so tables are read once, and the same term serves whole t
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -35,7 +36,8 @@ def t5_bucket(
     return bucket + half * (relative > 0) if bidirectional else bucket
 
 
-def t5_edges(num_buckets: int, max_distance: int) -> list[int]:
+@functools.cache
+def t5_edges(num_buckets: int, max_distance: int) -> tuple[int, ...]:
     """The first distance of buckets 1, 2, .., num_buckets-1."""
     exact = num_buckets // 2
 
@@ -54,7 +56,7 @@ def t5_edges(num_buckets: int, max_distance: int) -> list[int]:
     for b in range(num_buckets - 1, 0, -1):  # a bucket that no distance falls in starts where the next one does
         last = first.get(b, last)
         edges.append(last)
-    return edges[::-1]
+    return tuple(edges[::-1])
 
 
 class T5Bias(nn.Module):
