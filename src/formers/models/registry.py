@@ -49,6 +49,14 @@ _SPECS = (
         "transformers LlamaForCausalLM, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
     ),
     Spec(
+        "transformer_xl",
+        "formers.models.transformer_xl",
+        "Dai et al., Transformer-XL: Attentive Language Models beyond a Fixed-Length Context (1901.02860)",
+        2019,
+        "decoder that reads in segments and remembers each layer's inputs, with attention by distance",
+        "the authors' code, three segments with gradients, float64, 1e-9",
+    ),
+    Spec(
         "memorizing",
         "formers.models.memorizing",
         "Wu et al., Memorizing Transformers (2203.08913)",

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from formers.axes import Hidden, Keys, Queries, Values
@@ -45,6 +47,13 @@ class Project(nn.Module):
 
     def forward(self, x: Hidden) -> tuple[Queries, Keys, Values]:
         q, k, v = self.linear(x).split(self.widths, dim=-1)
+        return self._heads(q), self._heads(k), self._heads(v)
+
+    def apart(self, x: Hidden, seen: Float[Tensor, "batch keys d_model"]) -> tuple[Queries, Keys, Values]:
+        """Queries of `x`, keys and values of `seen`: what is remembered as inputs is not asked for its queries."""
+        weight, bias, rows = self.linear.weight, self.linear.bias, self.widths[0]
+        q = F.linear(x, weight[:rows], None if bias is None else bias[:rows])
+        k, v = F.linear(seen, weight[rows:], None if bias is None else bias[rows:]).split(self.widths[1:], dim=-1)
         return self._heads(q), self._heads(k), self._heads(v)
 
     def _heads(self, t: Tensor) -> Tensor:
@@ -112,7 +121,7 @@ class Attention(nn.Module):
         mix: nn.Module,
         *,
         turn: Turn | None = None,
-        remember: KeyValueCache | None = None,
+        remember: KeyValueCache | InputWindow | None = None,
         runner: str = "auto",
     ) -> None:
         super().__init__()
@@ -126,13 +135,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Hidden, positions: Positions, state: KeyValueRing | None = None, source: None = None
     ) -> tuple[Hidden, Any]:
-        q, k, v = self.project(x)
-        if self.turn is not None:
-            q, k = self.turn(q, k, positions)
-        q, k, v = self.queries(q * self.score.scale), self.keys(k), self.values(v)
-        k_positions, staged = positions, None
-        if state is not None:
-            k, v, k_positions, staged = state.extend(k, v, positions)
+        q, k, v, k_positions, staged = self.look(x, positions, state)
         heads = attend(
             q,
             k,
@@ -146,6 +149,43 @@ class Attention(nn.Module):
             show=self.pattern if self.pattern.heard else None,
         )
         return self.mix(self.heads(heads)), staged
+
+    def look(
+        self, x: Hidden, positions: Positions, state: KeyValueRing | None
+    ) -> tuple[Queries, Keys, Values, Positions, Any]:
+        """Scaled queries, the keys and values they may see with their positions, and what to commit."""
+        q, k, v = self.project(x)
+        if self.turn is not None:
+            q, k = self.turn(q, k, positions)
+        q, k, v = self.queries(q * self.score.scale), self.keys(k), self.values(v)
+        return (q, k, v, positions, None) if state is None else (q, *state.extend(k, v, positions))
+
+
+class InputWindow:
+    """Remember the newest `size` inputs of a sublayer, as a ring of one head of width d_model without values."""
+
+    def __init__(self, d_model: int, size: int) -> None:
+        self.d_model, self.size = d_model, size
+
+    def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
+        return KeyValueRing.empty(batch_size, 1, min(self.size, max_length), self.d_model, 0, overflow="wrap", **kind)
+
+
+class InputAttention(Attention):
+    """Attention that remembers the inputs it was given, and projects their keys and values afresh at every call.
+
+    So gradients reach the key and value maps through what is remembered, and none reaches the remembered inputs
+    themselves (Transformer-XL, 1901.02860, section 3.2). `remember` is an `InputWindow`; `project` tells queries `apart`.
+    """
+
+    def look(
+        self, x: Hidden, positions: Positions, state: KeyValueRing | None
+    ) -> tuple[Queries, Keys, Values, Positions, Any]:
+        if state is None:
+            return super().look(x, positions, None)
+        inputs, _, k_positions, staged = state.extend(x[:, None], x[:, None, :, :0], positions)
+        q, k, v = self.project.apart(x, inputs[:, 0])  # type: ignore[operator]
+        return self.queries(q * self.score.scale), self.keys(k), self.values(v), k_positions, staged
 
 
 def scale_of(d_head: int) -> float:

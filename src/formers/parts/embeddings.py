@@ -44,6 +44,12 @@ def sinusoid(index: Tensor, d_model: int, dtype: torch.dtype | None = None) -> T
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :d_model].to(dtype)
 
 
+def sinusoid_halves(index: Tensor, d_model: int, dtype: torch.dtype | None = None) -> Tensor:
+    """The same numbers with all sines before all cosines, as tensor2tensor and Transformer-XL lay them out."""
+    interleaved = sinusoid(index, d_model, dtype)
+    return torch.cat([interleaved[..., 0::2], interleaved[..., 1::2]], -1)
+
+
 def check_length(length: int, max_length: int) -> None:
     """Raise ConfigError where a text is longer than the model has positions for."""
     if length > max_length:

@@ -52,17 +52,23 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 class FeedForward(nn.Module):
-    """contract(f(expand(x))), position by position."""
+    """contract(f(expand(x))), position by position. `dropout` is of the neurons f(..)."""
 
-    def __init__(self, d_model: int, d_ff: int, *, activation_name: str, bias: bool = True) -> None:
+    def __init__(
+        self, d_model: int, d_ff: int, *, activation_name: str, bias: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.expand = nn.Linear(d_model, d_ff, bias=bias)
         self.contract = nn.Linear(d_ff, d_model, bias=bias)
         self.activation = activation(activation_name)
         self.neurons = Tap()
 
     def forward(self, x: Hidden, positions: Positions, state: None = None, source: None = None) -> tuple[Hidden, None]:
-        return self.contract(self.neurons(self.activation(self.expand(x)))), None
+        neurons = self.neurons(self.activation(self.expand(x)))
+        if self.training and self.dropout:
+            neurons = F.dropout(neurons, self.dropout)
+        return self.contract(neurons), None
 
 
 class GatedFeedForward(nn.Module):

@@ -8,11 +8,11 @@ from formers.axes import Hidden, Logits
 
 
 class LanguageHead(nn.Module):
-    """Logits of the vocabulary: one linear map without bias. `tie` makes its weight the token embedding's."""
+    """Logits of the vocabulary: one linear map. `tie` makes its weight the token embedding's; a bias stays its own."""
 
-    def __init__(self, d_model: int, vocab_size: int) -> None:
+    def __init__(self, d_model: int, vocab_size: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.linear = nn.Linear(d_model, vocab_size, bias=False)
+        self.linear = nn.Linear(d_model, vocab_size, bias=bias)
 
     def tie(self, embedding: nn.Embedding) -> None:
         """Share one weight [vocab, d_model] with the embedding; gradients of both uses add up."""

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from formers.parts.attend import Term
+from formers.parts.embeddings import sinusoid_halves
 from formers.parts.positions import Positions
 
 
@@ -106,3 +107,78 @@ class ALiBi(nn.Module):
             return -slopes[None, :, None, None] * distances(q_positions, k_positions).abs()[:, None].to(dtype)
 
         return add
+
+
+class RelativeBiases(nn.Module):
+    """u and v of Transformer-XL [heads, d_head]: what every query asks of contents, and of distances.
+
+    One module may serve the terms of all layers.
+    """
+
+    def __init__(self, num_heads: int, d_head: int) -> None:
+        super().__init__()
+        self.content = nn.Parameter(torch.zeros(num_heads, d_head))
+        self.distance = nn.Parameter(torch.zeros(num_heads, d_head))
+
+
+class RelativeSinusoids(nn.Module):
+    """u.k_j + (q_i + v).(W R_{i-j}), scaled as q is: with q_i.k_j the four parts of Transformer-XL's attention score.
+
+    R_m is the sinusoid of distance m, all sines before all cosines; W is `linear`. Dai et al. (1901.02860), section 3.3.
+
+    reach   distances 0 .. reach-1 are told apart. The mask must hide keys further away; they count as at reach-1
+    scale   what q arrives scaled by
+    biases  u and v; shared where one module is given to several terms
+    Keys and values are not grouped: every query head has a key head. Memory: [b, h, t, max(s, reach)].
+    """
+
+    def __init__(
+        self, d_model: int, num_heads: int, d_head: int, *, reach: int, scale: float, biases: RelativeBiases
+    ) -> None:
+        super().__init__()
+        self.reach, self.scale = reach, scale
+        self.linear = nn.Linear(d_model, num_heads * d_head, bias=False)
+        self.biases = biases
+
+    def prepare(self, project: nn.Module, positions: Positions) -> Term:
+        rows: dict[int, Tensor] = {}  # W R once a forward, however many blocks ask for it
+
+        def add(q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Float[Tensor, "b h t s"]:
+            shape = (*q.shape[:3], k.shape[2])
+            distance = -distances(q_positions, k_positions)
+            told = self._told(q_positions, k_positions)
+            scores = self._by_distance(q + (self.biases.distance * self.scale)[:, None].to(q.dtype), told, rows)
+            scores = scores.gather(-1, distance.clamp(0, told - 1)[:, None].expand(shape))
+            return scores + (self.biases.content * self.scale)[:, None].to(k.dtype) @ k.transpose(-1, -2)
+
+        return add
+
+    def _told(self, q_positions: Positions, k_positions: Positions) -> int:
+        """How many distances there can be: fewer than `reach` where both starts are known and the text is short."""
+        if q_positions.start is None or k_positions.start is None:
+            return self.reach
+        return max(1, min(self.reach, q_positions.start + q_positions.length - k_positions.start))
+
+    def _by_distance(self, q: Tensor, told: int, rows: dict[int, Tensor]) -> Float[Tensor, "b h t told"]:
+        """q_i.(W R_m) for m = 0 .. told-1. For few queries q is taken through W, which is less than all R_m."""
+        b, h, t, d = q.shape
+        weight = self.linear.weight
+        sinusoids = distance_sinusoids(told, weight.shape[1], weight.dtype, weight.device)
+        if b * t * weight.shape[1] < d * (weight.shape[1] + b * t):
+            return q @ weight.view(h, d, -1) @ sinusoids.T
+        if told not in rows:
+            rows[told] = self.linear(sinusoids).view(told, h, d).permute(1, 2, 0)
+        return q @ rows[told]
+
+
+def distance_sinusoids(count: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """R_0 .. R_{count-1} [count, d_model]. Kept for the next call, since every layer and step asks for nearly the same."""
+    if torch.compiler.is_compiling():
+        return sinusoid_halves(torch.arange(count, device=device), d_model, dtype)
+    return _kept_sinusoids(1 << (count - 1).bit_length(), d_model, dtype, device)[:count]
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_sinusoids(count: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must serve training too
+        return sinusoid_halves(torch.arange(count, device=device), d_model, dtype)

@@ -97,7 +97,7 @@ def split_head(head: Head, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | Non
     if isinstance(head, nn.Linear):
         return hidden, head.weight, head.bias
     if isinstance(head, LanguageHead):
-        return hidden, head.linear.weight, None
+        return hidden, head.linear.weight, head.linear.bias
     if isinstance(head, LinearHead):
         return head.split(hidden)
     return None
