@@ -176,6 +176,17 @@ class Kept(StagedEntries):
         return committed
 
 
+class Clinging(KeyValueRing):
+    """Keeps what it holds when it is reset."""
+
+    def extend(self, k: Tensor, v: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Positions, StagedEntries]:
+        *seen, staged = super().extend(k, v, positions)
+        return *seen, Kept(staged.ring, staged.k, staged.v, staged.positions)  # type: ignore[return-value]
+
+    def reset(self, rows: Tensor) -> KeyValueRing:
+        return Clinging(self.keys, self.values, self.index, self.document, self.written, None, self.overflow, None)
+
+
 class _Remember(KeyValueCache):
     def __init__(self, heads: int, d_head: int, kind: type[KeyValueRing]) -> None:
         super().__init__(heads, d_head)
@@ -192,6 +203,10 @@ def write_in_place(model: Any) -> None:
 
 def commit_what_stands_there(model: Any) -> None:
     model.trunk.blocks[1]["attention"].remember = _Remember(2, 13, Hasty)
+
+
+def cling_to_what_was_read(model: Any) -> None:
+    model.trunk.blocks[1]["attention"].remember = _Remember(2, 13, Clinging)
 
 
 @dataclass

@@ -30,6 +30,7 @@ DEFECTS: list[tuple[str, Any, str | None]] = [
     ("a state stays as it is until commit", seeded.write_in_place, ATTENTION),
     ("a state stays as it is until commit", seeded.commit_what_stands_there, None),
     ("a superseded state raises", seeded.forgive_stale_states, None),
+    ("a row that is reset begins anew", seeded.cling_to_what_was_read, ATTENTION),
     ("training differs only by dropout", seeded.wrap_final_norm(seeded.AlwaysDropping), NORM),
     ("training differs only by dropout", seeded.wrap_final_norm(seeded.HandMadeDropout), NORM),
     ("training differs only by dropout", seeded.wrap_final_norm(seeded.LouderInTraining), NORM),

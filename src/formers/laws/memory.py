@@ -1,4 +1,4 @@
-"""States: cut anywhere, run twice, superseded."""
+"""States: cut anywhere, run twice, superseded, begun anew."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from formers.errors import StateError
-from formers.laws.blame import Call, everything, first_to_differ, joined, traced
+from formers.laws.blame import Call, compare, everything, first_to_differ, in_row, joined, traced
 from formers.laws.isolation import pack, pad
 from formers.laws.law import Finding, Worst, law
 from formers.laws.subject import ModelRaised, Subject
@@ -219,3 +219,25 @@ def _raises(action: Any) -> bool:
     except ModelRaised as error:
         return isinstance(error.__cause__, StateError)
     return False
+
+
+@law(
+    "a row that is reset begins anew",
+    "A row of a state that is reset goes on as if it had read nothing, and the rows beside it as if nothing had happened.",
+    needs=["staged state"],
+)
+@torch.no_grad()
+def reset(subject: Subject, trial: Trial) -> Finding:
+    enough = subject.max_length is None or subject.max_length >= 2 * trial.length
+    n = trial.length if enough else subject.max_length // 2  # type: ignore[operator]
+    before, after, worst = trial.ids(3, n), trial.ids(3, n), Worst()
+    for row in (1, 2):
+        rows = torch.arange(3, device=subject.device) == row
+        anew = (after[row : row + 1], None, subject.init_state(1, 2 * n))
+        again = (after, None, _read(subject, before, 2 * n).reset(rows))
+        alone, logits = subject(*anew).logits, subject(*again).logits
+        blame = partial(compare, subject, anew, again, everything, in_row(row, 3), subject.tolerance / 100)
+        worst.see(gap(logits[row], alone[0]), f"row {row} of 3, reset after {n} tokens, reads {n} more", blame)
+        others = subject(after, None, _read(subject, before, 2 * n)).logits
+        worst.see(gap(logits[~rows], others[~rows]), f"a row goes on while row {row} is reset after {n} tokens")
+    return worst.finding(subject.tolerance, f"one of 3 rows, after {n} tokens")

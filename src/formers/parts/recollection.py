@@ -88,10 +88,11 @@ class Sum(nn.Module):
 
 
 class StraightThrough(nn.Module):
-    """The value of c, and the gradient of c + m: a memory that learns before it is heard."""
+    """The value of m, and the gradient of c + m: what is near by goes on learning, but only the memory is heard (the
+    authors' code, STOP_FORWARD)."""
 
     def forward(self, local: Heads, remembered: Heads) -> Heads:
-        return local + (remembered - remembered.detach())
+        return remembered + (local - local.detach())
 
 
 MERGES: dict[str, Callable[[int], nn.Module] | None] = {
