@@ -149,5 +149,7 @@ def test_diff_with_another_architecture_goes_by_equal_names(swapped: bool) -> No
     assert report.same  # drawn alike
 
 
-def test_it_keeps_every_law() -> None:
-    assert formers.certify(odd()).ok
+def test_the_laws_build_it_anew_as_they_do_any_other() -> None:
+    report = formers.certify(odd(), laws=["save and load exact", "first loss near ln V"], fresh=False)
+    assert report.laws["save and load exact"].status == "pass"
+    assert "built anew" in report.laws["save and load exact"].detail

@@ -14,7 +14,7 @@ from formers.axes import Hidden
 from formers.models.gpt2 import GPT2
 from formers.parts.attention import Attention, KeyValueCache, KeyValueWindow
 from formers.parts.embeddings import LearnedPositions
-from formers.parts.masks import Block, Causal, Mask, SameDocument, Span
+from formers.parts.masks import Block, Causal, Mask, SameDocument, Segments, Span
 from formers.parts.positions import Place, Positions
 from formers.parts.states import KeyValueRing, StagedEntries, State
 
@@ -30,6 +30,16 @@ LLAMA: dict[str, Any] = {
     "max_length": 67,
     "tie": True,
 }
+XL: dict[str, Any] = {
+    "vocab_size": 97,
+    "d_model": 26,
+    "num_layers": 2,
+    "num_heads": 2,
+    "d_head": 5,
+    "d_ff": 53,
+    "segment_length": 5,
+    "memory_length": 12,
+}
 
 
 def gpt2(**changes: Any) -> Any:
@@ -38,6 +48,10 @@ def gpt2(**changes: Any) -> Any:
 
 def llama(**changes: Any) -> Any:
     return formers.build("llama", **LLAMA | changes)
+
+
+def transformer_xl(**changes: Any) -> Any:
+    return formers.build("transformer_xl", **XL | changes)
 
 
 class Plain(nn.Module):
@@ -87,6 +101,18 @@ class Leaky(Mask):
 
 def leak_one_token(model: Any, layer: int = 1) -> None:
     model.trunk.blocks[layer]["attention"].score.mask = Leaky() & SameDocument()
+
+
+def leak_one_token_of_segments(model: Any) -> None:
+    model.trunk.blocks[1]["attention"].score.mask = Leaky() & Segments(5, 12) & SameDocument()
+
+
+def see_too_little_of_the_memory(model: Any) -> None:
+    model.trunk.blocks[1]["attention"].score.mask = Causal() & Segments(5, 9) & SameDocument()
+
+
+def keep_too_little_for_the_third_segment(model: Any) -> None:
+    model.trunk.blocks[1]["attention"].remember.size = 9
 
 
 def let_documents_see_each_other(model: Any) -> None:

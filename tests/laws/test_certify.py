@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import formers
 from formers.errors import ConfigError, TargetError
 from formers.laws import LAWS, Case, Verdict, certify, show
-from tests.laws.subjects import Plain, gpt2, leak_one_token, llama
+from tests.laws.subjects import Plain, gpt2, leak_one_token, llama, transformer_xl
 
 ALWAYS = {
     "causal by perturbation",
@@ -28,6 +28,14 @@ ALWAYS = {
 @pytest.mark.parametrize("build", [gpt2, llama])
 def test_the_built_in_models_keep_every_law(build: Any) -> None:
     report = formers.certify(build())
+    assert report.ok, report.failed
+    silent = {v.name for v in report.laws.values() if v.status != "pass"}
+    assert silent == {"the tokenizer fits", "segments equal whole"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"remember": "keys", "norm": "pre", "untie": True}])
+def test_a_model_in_segments_keeps_theirs_too(changes: dict[str, Any]) -> None:
+    report = formers.certify(transformer_xl(**changes), length=19)
     assert report.ok, report.failed
     assert {v.name for v in report.laws.values() if v.status != "pass"} == {"the tokenizer fits"}
 

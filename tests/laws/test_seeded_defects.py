@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from formers.laws import LAWS, Verdict, certify
 from tests.laws import subjects as seeded
-from tests.laws.subjects import Past, Plain, gpt2, llama
+from tests.laws.subjects import Past, Plain, gpt2, llama, transformer_xl
 
 ATTENTION = "trunk.blocks.1.attention"
 NORM = "trunk.final_norm"
@@ -57,8 +57,47 @@ def test_the_law_catches_the_defect_and_names_the_module(law: str, seed: Any, bl
         assert found.blame == blame
 
 
+IN_SEGMENTS: list[tuple[str, Any]] = [
+    ("causal by perturbation", seeded.leak_one_token_of_segments),
+    ("causal by gradient", seeded.leak_one_token_of_segments),
+    ("segments equal whole", seeded.leak_one_token_of_segments),
+    ("segments equal whole", seeded.see_too_little_of_the_memory),
+    ("segments equal whole", seeded.keep_too_little_for_the_third_segment),
+]
+
+
+@pytest.mark.parametrize("remember", ["inputs", "keys"])
+@pytest.mark.parametrize(("law", "seed"), IN_SEGMENTS, ids=[f"{d[0]}-{i}" for i, d in enumerate(IN_SEGMENTS)])
+def test_of_a_model_in_segments_the_attention_is_named(law: str, seed: Any, remember: str) -> None:
+    model = transformer_xl(remember=remember)
+    assert verdict(model, law).status == "pass"
+    seed(model)
+    found = verdict(model, law)
+    assert (found.status, found.blame) == ("fail", ATTENTION)
+
+
+def test_too_little_seen_of_the_memory_is_the_same_in_every_cut_and_only_the_law_of_segments_tells() -> None:
+    model = transformer_xl()
+    seeded.see_too_little_of_the_memory(model)
+    assert verdict(model, "step by step equals whole").status == "pass"
+    assert verdict(model, "segments equal whole").status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (gpt2(), "its config has no segment_length"),
+        (transformer_xl(memory_length=4), "its memory of 4 tokens covers no segment of 5"),
+        (transformer_xl(segment_length=601, memory_length=601), "no law tries more than 600"),
+    ],
+)
+def test_the_law_of_segments_says_where_it_has_nothing_to_say(model: nn.Module, reason: str) -> None:
+    found = verdict(model, "segments equal whole")
+    assert (found.status, reason in found.detail) == ("not applicable", True)
+
+
 def test_every_law_has_a_defect_that_it_catches() -> None:
-    caught_below = {"first loss near ln V", "the tokenizer fits"}
+    caught_below = {"first loss near ln V", "the tokenizer fits", *(law for law, _ in IN_SEGMENTS)}
     assert {law for law, _, _ in DEFECTS} | caught_below == set(LAWS)
 
 

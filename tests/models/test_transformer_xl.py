@@ -52,13 +52,14 @@ VARIANTS = [{}, {"remember": "keys"}, {"norm": "pre"}, {"untie": True}, {"memory
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v)) or "paper")
-@pytest.mark.parametrize("grad", [True, False])
-def test_any_cut_into_calls_gives_the_same_logits(variant: dict[str, Any], grad: bool) -> None:
-    made, ids = model(**variant), text(2, 37)
-    with torch.set_grad_enabled(grad):
-        whole = made(ids).logits
-        for lengths in ((1,), (8,), (5,), (7, 3, 11), (37,)):
+def test_any_cut_into_calls_gives_the_same_logits(variant: dict[str, Any]) -> None:
+    made, ids = model(**variant), text(2, 29)
+    whole = made(ids).logits
+    for lengths in ((1,), (8,), (5,), (7, 3, 11), (29,)):
+        with torch.set_grad_enabled(lengths != (5,)):  # with and without gradients the ring goes other ways
             assert (in_calls(made, ids, *lengths) - whole).abs().max() <= EXACT, lengths
+    with torch.no_grad():
+        assert (in_calls(made, ids, 1) - whole).abs().max() <= EXACT
 
 
 def test_what_is_seen_is_the_own_segment_and_the_memory_before_it() -> None:

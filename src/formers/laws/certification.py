@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from formers.errors import ConfigError, suggest
-from formers.laws import causality, isolation, learning, memory, storage  # noqa: F401  (they register the laws)
+from formers.laws import causality, isolation, learning, memory, segments, storage  # noqa: F401  (they register the laws)
 from formers.laws.adapters import adapt
 from formers.laws.law import LAWS, Finding, Law, find
 from formers.laws.report import Report, Verdict
