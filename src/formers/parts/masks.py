@@ -13,6 +13,7 @@ dilation and global tokens; Transformer-XL (1901.02860) section 3.2 for segments
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,12 @@ class Mask:
         """What holds for every pair of the two spans. SOME is always a safe answer; NONE and ALL are promises."""
         raise NotImplementedError
 
+    @property
+    def grain(self) -> int:
+        """A promise: queries of one document whose indices lie in one aligned block of `grain` see the same keys, so that one
+        of them can be asked for all. 0: all queries of a document; 1: nothing is promised."""
+        return 1
+
     def __and__(self, other: Mask) -> Mask:
         return And(self, other)
 
@@ -65,6 +72,10 @@ class Mask:
 class And(Mask):
     a: Mask
     b: Mask
+
+    @property
+    def grain(self) -> int:
+        return math.gcd(self.a.grain, self.b.grain)
 
     def allows(self, q: Place, k: Place) -> Tensor:
         return self.a.allows(q, k) & self.b.allows(q, k)
@@ -81,6 +92,10 @@ class Or(Mask):
     a: Mask
     b: Mask
 
+    @property
+    def grain(self) -> int:
+        return math.gcd(self.a.grain, self.b.grain)
+
     def allows(self, q: Place, k: Place) -> Tensor:
         return self.a.allows(q, k) | self.b.allows(q, k)
 
@@ -95,6 +110,10 @@ class Or(Mask):
 class Not(Mask):
     a: Mask
 
+    @property
+    def grain(self) -> int:
+        return self.a.grain
+
     def allows(self, q: Place, k: Place) -> Tensor:
         return ~self.a.allows(q, k)
 
@@ -105,6 +124,10 @@ class Not(Mask):
 @dataclass(frozen=True)
 class Everything(Mask):
     """Every key (encoders, cross-attention)."""
+
+    @property
+    def grain(self) -> int:
+        return 0
 
     def allows(self, q: Place, k: Place) -> Tensor:
         return (q.index == q.index) & (k.index == k.index)
@@ -187,6 +210,10 @@ class SameSegment(Mask):
     def __post_init__(self) -> None:
         _positive(self, "size", self.size)
 
+    @property
+    def grain(self) -> int:
+        return self.size
+
     def allows(self, q: Place, k: Place) -> Tensor:
         return _segment(q.index, self.size) == _segment(k.index, self.size)
 
@@ -206,6 +233,10 @@ class Summary(Mask):
         _positive(self, "stride", self.stride)
         if not 1 <= self.count <= self.stride:
             raise ConfigError(f"Summary(count={self.count})", f"1 to stride = {self.stride}")
+
+    @property
+    def grain(self) -> int:
+        return 0
 
     def allows(self, q: Place, k: Place) -> Tensor:
         return (k.index % self.stride >= self.stride - self.count) & (q.index == q.index)
@@ -241,6 +272,10 @@ class GlobalTokens(Mask):
 class SameDocument(Mask):
     """Pairs of one document. Where positions carry no documents, every pair is of one."""
 
+    @property
+    def grain(self) -> int:
+        return 0
+
     def allows(self, q: Place, k: Place) -> Tensor:
         if q.document is None or k.document is None:
             return Everything().allows(q, k)
@@ -264,6 +299,10 @@ class Segments(Mask):
         _positive(self, "size", self.size)
         if self.remembered < 0:
             raise ConfigError(f"Segments(remembered={self.remembered})", "0 or more")
+
+    @property
+    def grain(self) -> int:
+        return self.size
 
     def allows(self, q: Place, k: Place) -> Tensor:
         start = _segment(q.index, self.size) * self.size
@@ -292,6 +331,10 @@ class EarlierSegment(Mask):
         _positive(self, "size", self.size)
         if self.behind < 0 or (self.reach is not None and self.reach < 0):
             raise ConfigError(f"EarlierSegment(behind={self.behind}, reach={self.reach})", "0 or more of each")
+
+    @property
+    def grain(self) -> int:
+        return self.size
 
     def allows(self, q: Place, k: Place) -> Tensor:
         stop = _segment(q.index, self.size) * self.size - self.behind

@@ -2,73 +2,88 @@
 
 A memory holds, for each batch row, up to `slots` entries: a key and a value for every key/value head, the place of the
 token that they came from, its document, and the entry's number. No gradient enters what is stored. A row's entries stand
-in any order; the number says which is older.
+in any order; the number says which is older. How vectors are held, what is forgotten and how it is searched are objects:
+parts/storage.py, parts/forgetting.py, parts/search.py. Looking up is parts/looking.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from formers.axes import Keys, Queries, Values
-from formers.errors import StateError
+from formers.errors import ConfigError, StateError
+from formers.parts.forgetting import Held, Oldest, Policy
+from formers.parts.looking import Found as Found
+from formers.parts.looking import look_up, look_up_compiled
 from formers.parts.masks import Mask
 from formers.parts.positions import EMPTY, Positions
-from formers.parts.search import Nearest, nearest_of_both, search_exactly
-
-
-@dataclass
-class Found:
-    """What queries found, nearest first.
-
-    keys, values  [batch, heads, queries, k, d], exactly as they are stored
-    index         place of each in its document, -1 where fewer than k were visible
-    document      its document
-    """
-
-    keys: Float[Tensor, "batch heads queries k d_head"]
-    values: Float[Tensor, "batch heads queries k d_value"]
-    index: Int[Tensor, "batch heads queries k"]
-    document: Int[Tensor, "batch heads queries k"]
-
-    @property
-    def present(self) -> Bool[Tensor, "batch heads queries k"]:
-        return self.index >= 0
+from formers.parts.search import Asked, Exact, Nearest, Search, Store
+from formers.parts.storage import Plain, Vectors, storage_for
 
 
 @dataclass
 class Memory:
-    """The newest `slots` entries of every row.
+    """Up to `slots` entries a row.
 
-    keys      [batch, kv_heads, slots, d_head]     values  [batch, kv_heads, slots, d_value]
+    keys      [batch, kv_heads, slots, d_head]     values  [batch, kv_heads, slots, d_value], as parts/storage.py holds them
     index     Int [batch, slots]  place in the document, -1 empty         document  Int [batch, slots]
     number    Int [batch, slots]  entries are numbered in the order they were written; -1 empty
     written   Int [batch]  entries ever written to the row
+    hits      Int [batch, slots]  how often each was found, last_hit: what `written` was then; None: not counted
+    policy    what goes when it is full        search  how it is searched
+    read_only nothing may be written, and a reset at the start of a document leaves it as it is
     """
 
-    keys: Tensor
-    values: Tensor
+    keys: Vectors
+    values: Vectors
     index: Int[Tensor, "batch slots"]
     document: Int[Tensor, "batch slots"]
     number: Int[Tensor, "batch slots"]
     written: Int[Tensor, " batch"]
+    hits: Int[Tensor, "batch slots"] | None = None
+    last_hit: Int[Tensor, "batch slots"] | None = None
+    policy: Policy = Oldest()  # noqa: RUF009 - frozen
+    search: Search = Exact()  # noqa: RUF009
+    read_only: bool = False
+    built: dict[int, Any] = field(default_factory=dict, repr=False)  # what a search has made of each row
 
     @classmethod
-    def empty(cls, batch: int, heads: int, slots: int, d_key: int, d_value: int, **kind: Any) -> Memory:
-        """kind: dtype and device of the keys and values."""
-        device = kind.get("device")
+    def empty(
+        cls,
+        batch: int,
+        heads: int,
+        slots: int,
+        d_key: int,
+        d_value: int,
+        *,
+        policy: Policy = Oldest(),  # noqa: B008 - frozen
+        search: Search = Exact(),  # noqa: B008
+        storage: torch.dtype | None = None,
+        **kind: Any,
+    ) -> Memory:
+        """kind: dtype and device of the keys and values. storage: the type they are held in, where it is another; with
+        torch.int8 each vector has a scale."""
+        if slots < 1:
+            raise ConfigError(f"a memory of {slots} entries", "1 or more")
+        device, dtype = kind.get("device"), storage or kind.get("dtype")
+        make, where = storage_for(dtype).empty, {"dtype": dtype, "device": device}
+        counts = [torch.zeros(batch, slots, dtype=torch.long, device=device) for _ in range(2 * policy.counts)]
         return cls(
-            torch.zeros(batch, heads, slots, d_key, **kind),
-            torch.zeros(batch, heads, slots, d_value, **kind),
+            make(batch, heads, slots, d_key, **where),
+            make(batch, heads, slots, d_value, **where),
             torch.full((batch, slots), EMPTY, device=device),
             torch.zeros(batch, slots, dtype=torch.long, device=device),
             torch.full((batch, slots), EMPTY, device=device),
             torch.zeros(batch, dtype=torch.long, device=device),
+            *counts,
+            policy=policy,
+            search=search,
         )
 
     @property
@@ -79,120 +94,236 @@ class Memory:
     def positions(self) -> Positions:
         return Positions(self.index, self.document)
 
+    @property
+    def held(self) -> Int[Tensor, " batch"]:
+        """Entries in each row."""
+        return (self.number >= 0).sum(-1)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def look_up(self, q: Queries, positions: Positions, *, mask: Mask, k: int) -> Nearest:
-        """The `k` entries of largest inner product with each query, among those the mask lets it see."""
-        return search_exactly(q, self.keys, positions, self.positions, mask=mask, k=k)
+        """The `k` entries of largest inner product with each query, among those the mask lets it see. Changes nothing."""
+        return self.search.search(Asked(q.detach(), positions, mask, k), self.store)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.keys, self.values, self.positions, self.number, self.built)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def add(self, k: Keys, v: Values, positions: Positions) -> Memory:
-        """The memory with new entries, in place of the oldest where it is full. Padding (index -1) is not written."""
-        p = positions.rows(len(self.index))
+    def add(self, k: Keys, v: Values, positions: Positions, *, rows: Int[Tensor, " some"] | None = None) -> Memory:
+        """The memory with new entries. Padding (index -1) is not written. Takes over this memory's buffers.
+
+        rows  to which rows of the memory the rows of k and v go, each at most once; None: to their own
+
+        Raises StateError, with nothing written, where the memory is read-only or a number is not finite in its storage.
+        """
+        rows = self._rows(rows, len(k))
+        p = positions.rows(len(rows))
         order = p.present.cumsum(-1)  # 1 for the first real token of the row
         total = order[:, -1:]
         stays = p.present & (order > total - self.slots)
         row, column = stays.nonzero(as_tuple=True)
-        number = self.written[row] + order[row, column] - 1
-        slot = self._places_for(stays.sum(-1))[row, (order - 1 - (total - self.slots).clamp(min=0))[row, column]]
-        self.keys[row, :, slot] = k.detach().to(self.keys.dtype)[row, :, column]
-        self.values[row, :, slot] = v.detach().to(self.values.dtype)[row, :, column]
-        self.index[row, slot] = p.index[row, column]
-        self.document[row, slot] = 0 if p.document is None else p.document[row, column]
-        self.number[row, slot] = number
-        return replace(self, written=self.written + total[:, 0])
+        fresh_k, fresh_v = k.detach()[row, :, column], v.detach()[row, :, column]
+        self._check(fresh_k, fresh_v)
+        document = torch.zeros_like(p.index) if p.document is None else p.document
+        cleared = self._make_room(rows, stays, document)
+        slot = cleared[row, (order - 1 - (total - self.slots).clamp(min=0))[row, column]]
+        to = rows[row]
+        self.keys.write(to, slot, fresh_k)
+        self.values.write(to, slot, fresh_v)
+        self.index[to, slot] = p.index[row, column]
+        self.document[to, slot] = document[row, column]
+        self.number[to, slot] = self.written[to] + order[row, column] - 1
+        written = self.written.index_add(0, rows, total[:, 0])
+        if self.hits is not None and self.last_hit is not None:
+            self.hits[to, slot], self.last_hit[to, slot] = 0, written[to]
+        return replace(self, written=written)
 
-    def _places_for(self, new: Int[Tensor, " batch"]) -> Int[Tensor, "batch most"]:
-        """Slots for so many new entries a row: empty ones first, then those of the oldest."""
-        return self.number.topk(int(new.max()), largest=False, sorted=True).indices
+    def _rows(self, rows: Tensor | None, many: int) -> Tensor:
+        if self.read_only:
+            raise StateError(
+                "a read-only memory was to be written", do="recall(.., write=False), or make a copy to write"
+            )
+        if rows is None:
+            rows = torch.arange(len(self.index), device=self.index.device)
+        if len(rows) != many or len(rows.unique()) != len(rows):
+            raise StateError(f"{many} rows of keys for rows {rows.tolist()} of a memory", "one for each, and each once")
+        return rows
+
+    def _check(self, k: Tensor, v: Tensor) -> None:
+        bad = [name for name, held, x in (("keys", self.keys, k), ("values", self.values, v)) if not held.finite(x)]
+        if bad:
+            raise StateError(
+                f"{' and '.join(bad)} that are NaN or infinite were to be written to a memory of {self.keys.dtype}",
+                "finite numbers; the memory is as it was",
+                "look for the step at which the model's numbers broke, or keep the memory in a wider type",
+            )
+
+    def _make_room(self, rows: Tensor, stays: Bool[Tensor, "some seq"], document: Tensor) -> Int[Tensor, "some most"]:
+        """Slots for the new entries of each row, free ones first; what stood there is gone."""
+        new = stays.sum(-1)
+        counted = (None, None) if self.hits is None or self.last_hit is None else (self.hits[rows], self.last_hit[rows])
+        held = Held(self.number[rows], self.document[rows], *counted)
+        place = torch.arange(self.slots, device=new.device)
+        rank = torch.where(held.number >= 0, self.policy.rank(held), place - self.slots)
+        most = int(new.max()) if len(new) else 0
+        slot = rank.topk(most, largest=False, sorted=True).indices
+        needed = torch.arange(most, device=new.device) < new[:, None]
+        gone = torch.zeros_like(held.number, dtype=torch.bool).scatter_(1, slot, needed) & (held.number >= 0)
+        also = self.policy.also(
+            held, gone, torch.where(stays, document, document.gather(1, stays.long().argmax(-1)[:, None]))
+        )
+        self._forget(rows, also)
+        return slot
+
+    def _forget(self, rows: Tensor, gone: Tensor) -> None:
+        row, slot = gone.nonzero(as_tuple=True)
+        self.index[rows[row], slot] = EMPTY
+        self.number[rows[row], slot] = EMPTY
+
+    def remove(self, row: int, *, numbers: Iterable[int] | Tensor | None = None, document: int | None = None) -> Memory:
+        """The memory without those entries of a row: by number, or all of a document. Their slots are free; what is not
+        there is no error."""
+        if self.read_only:
+            raise StateError("an entry of a read-only memory was to be removed", do="make a copy to write")
+        gone = torch.zeros_like(self.index, dtype=torch.bool)
+        if numbers is not None:
+            asked = numbers if isinstance(numbers, Tensor) else torch.tensor(list(numbers), dtype=torch.long)
+            gone[row] = torch.isin(self.number[row], asked.to(self.number.device))
+        if document is not None:
+            gone[row] |= self.document[row] == document
+        return self._without(gone)
 
     # --- the node of a state ------------------------------------------------------------------------------------------
 
     def map_rows(self, function: Callable[[Tensor], Tensor]) -> Memory:
-        return Memory(**{name: function(tensor) for name, tensor in self.tensors().items()})
+        mapped = {name: function(t) for name, t in self.tensors().items() if not name.startswith(("keys", "values"))}
+        return replace(self, keys=self.keys.map(function), values=self.values.map(function), **mapped, built={})
 
     def reset(self, rows: Bool[Tensor, " batch"]) -> Memory:
-        """The memory with those rows empty."""
-        index, number = (t.masked_fill(rows[:, None], EMPTY) for t in (self.index, self.number))
-        return replace(self, index=index, number=number, written=self.written.masked_fill(rows, 0))
+        """The memory with those rows empty, and numbering anew. A read-only memory stays as it is."""
+        if self.read_only:
+            return self
+        built = {row: made for row, made in self.built.items() if not bool(rows[row])}
+        return replace(self._without(rows[:, None]), written=self.written.masked_fill(rows, 0), built=built)
 
     def dynamic(self) -> Memory:
         return replace(self)
 
     def keep(self, length: int) -> Memory:
         """Without the entries of tokens from `length` on. Raises StateError where older ones had to go for them."""
+        if self.read_only:
+            return self
         if bool((self.written > self.slots).any()):
             raise StateError(f"a memory of {self.slots} entries has forgotten the beginning of its text")
         return self.map_rows(torch.clone)._without(self.index >= length)
 
-    def _without(self, gone: Bool[Tensor, "batch slots"]) -> Memory:
+    def _without(self, gone: Bool[Tensor, "#batch #slots"]) -> Memory:
         index, number = self.index.masked_fill(gone, EMPTY), self.number.masked_fill(gone, EMPTY)
         return replace(self, index=index, number=number)
 
     def tensors(self) -> dict[str, Tensor]:
-        names = ("keys", "values", "index", "document", "number", "written")
-        return {name: getattr(self, name) for name in names}
+        names = ("index", "document", "number", "written")
+        counted = {} if self.hits is None or self.last_hit is None else {"hits": self.hits, "last_hit": self.last_hit}
+        return (
+            self.keys.tensors("keys")
+            | self.values.tensors("values")
+            | {name: getattr(self, name) for name in names}
+            | counted
+        )
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Memory:
-        return Memory(**tensors)
+        keys, values = self.keys.with_tensors("keys", tensors), self.values.with_tensors("values", tensors)
+        others = {name: t for name, t in tensors.items() if not name.startswith(("keys", "values"))}
+        return replace(self, keys=keys, values=values, **others, built={})
+
+    def counted(self, slots: Int[Tensor, "batch heads queries k"], rows: Tensor | None) -> Memory:
+        """The memory having noted which slots were found; those outside 0 .. slots-1 count for nothing."""
+        if self.hits is None or self.last_hit is None:
+            return self
+        flat = slots.flatten(1)
+        flat = torch.where((flat >= 0) & (flat < self.slots), flat, self.slots)
+        times = torch.zeros(len(flat), self.slots + 1, dtype=torch.long, device=flat.device)
+        times = times.scatter_add_(1, flat, torch.ones_like(flat))[:, : self.slots]
+        where = torch.arange(len(flat), device=flat.device) if rows is None else rows
+        self.hits.index_add_(0, where, times)
+        self.last_hit[where] = torch.where(times > 0, self.written[where, None], self.last_hit[where])
+        return self
 
 
 @dataclass
 class StagedMemory:
-    """Entries of one call, not yet written."""
+    """Entries of one call, not yet written, and what the call found."""
 
     memory: Memory
     k: Tensor
     v: Tensor
     positions: Positions
+    rows: Tensor | None = None
+    slots: Tensor | None = None
 
     def commit(self) -> Memory:
-        return self.memory.add(self.k, self.v, self.positions)
+        memory = self.memory
+        if self.slots is not None and memory.policy.counts:
+            memory._check(self.k, self.v)
+            memory = memory.counted(self.slots, self.rows)
+        return memory.add(self.k, self.v, self.positions, rows=self.rows)
 
 
 def recall(
-    memory: Memory | None, q: Queries, k: Keys, v: Values, positions: Positions, *, mask: Mask, most: int
+    memory: Memory | None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    positions: Positions,
+    *,
+    mask: Mask,
+    most: int,
+    rows: Int[Tensor, " batch"] | None = None,
+    write: bool = True,
 ) -> tuple[Found, StagedMemory | None]:
     """Look up what the mask shows of the memory, and of the fresh keys and values of this call: first read, then write.
 
     What a query finds depends on positions alone: a call longer than a segment finds in its own earlier segments what
     a call for each segment would have found in the memory. `q` is scaled or not: only the order of scores matters.
+
+    rows   which row of the memory each row of the call uses; None: its own. Two halves of a batch, one after the other, find
+           and write what the whole would
+    write  False, or a read-only memory: nothing is staged, and nothing is noted of what was found
     """
-    batch, heads = q.shape[:2]
-    fresh_k, fresh_v, here = k.detach(), v.detach(), positions.rows(batch)
-    near = search_exactly(q, fresh_k, positions, here, mask=mask, k=most)
-    if memory is None:
-        return _gather(fresh_k, fresh_v, here, near, heads), None
-    behind = memory.slots
-    both = nearest_of_both(memory.look_up(q, positions, mask=mask, k=most), Nearest(near.scores, near.slots + behind))
-    is_fresh, present = both.slots >= behind, both.present
-    old = _gather(
-        memory.keys, memory.values, memory.positions, Nearest(both.scores, both.slots.clamp(max=behind - 1)), heads
+    fresh_k, fresh_v = k.detach(), v.detach()
+    if memory is not None:
+        fresh_k, fresh_v = memory.keys.rounded(fresh_k), memory.values.rounded(fresh_v)
+    here = positions.rows(len(q))
+    fresh = Store(Plain(fresh_k), Plain(fresh_v), here, here.index)
+    asked = Asked(q.detach(), here, mask, most, rows)
+    look = look_up_compiled if torch.compiler.is_compiling() else look_up
+    found, slots = look(
+        asked, None if memory is None else memory.store, fresh, None if memory is None else memory.search
     )
-    new = _gather(fresh_k, fresh_v, here, Nearest(both.scores, (both.slots - behind).clamp(min=0)), heads)
-    wide = is_fresh[..., None]
-    found = Found(
-        torch.where(wide, new.keys.to(q.dtype), old.keys.to(q.dtype)),
-        torch.where(wide, new.values.to(q.dtype), old.values.to(q.dtype)),
-        torch.where(present, torch.where(is_fresh, new.index, old.index), EMPTY),
-        torch.where(is_fresh, new.document, old.document),
-    )
-    return found, StagedMemory(memory, fresh_k, fresh_v, positions)
+    if memory is None or memory.read_only or not write:
+        return found, None
+    return found, StagedMemory(memory, k.detach(), v.detach(), positions, rows, slots if memory.policy.counts else None)
 
 
-def _gather(keys: Tensor, values: Tensor, positions: Positions, near: Nearest, heads: int) -> Found:
-    """The entries at `near.slots`, one by one."""
-    batch, groups, n = keys.shape[:3]
-    row = torch.arange(batch, device=keys.device)[:, None, None, None]
-    group = (torch.arange(heads, device=keys.device) // (heads // groups))[None, :, None, None]
-    document = torch.zeros_like(positions.index) if positions.document is None else positions.document
-    flat = (row * groups + group) * n + near.slots
-    return Found(
-        keys.flatten(0, 2)[flat],
-        values.flatten(0, 2)[flat],
-        torch.where(near.present, positions.index[row, near.slots], EMPTY),
-        document[row, near.slots],
-    )
+def memory_bytes(
+    batch: int,
+    heads: int,
+    slots: int,
+    d_key: int,
+    d_value: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    policy: Policy = Oldest(),  # noqa: B008
+) -> int:
+    """Bytes of a memory: keys and values in `dtype` (torch.int8: and a scale each), then three numbers for an entry, two
+    more where the policy counts, and one for a row, of eight bytes each."""
+    kind = storage_for(dtype)
+    vectors = heads * (kind.bytes_each(d_key, dtype) + kind.bytes_each(d_value, dtype))
+    return batch * (slots * (vectors + 8 * (3 + 2 * policy.counts)) + 8)

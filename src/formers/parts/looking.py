@@ -1,0 +1,175 @@
+"""Looking up: search a memory and the fresh keys of a call, and hand out the keys and values that were found.
+
+All of it is without gradient, so that it can be one operation to a compiler, which neither traces the search nor makes
+its shapes depend on what is found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from formers.parts.masks import Mask
+from formers.parts.positions import EMPTY, Positions
+from formers.parts.search import Asked, Exact, Nearest, Search, Store, nearest_of_both, search_exactly
+from formers.parts.storage import Int8, Plain, Vectors
+
+
+@dataclass
+class Found:
+    """What queries found, nearest first.
+
+    keys, values  [batch, heads, queries, k, d], exactly as they are stored, in the type of the queries
+    index         place of each in its document, -1 where fewer than k were visible
+    document      its document
+    """
+
+    keys: Float[Tensor, "batch heads queries k d_head"]
+    values: Float[Tensor, "batch heads queries k d_value"]
+    index: Int[Tensor, "batch heads queries k"]
+    document: Int[Tensor, "batch heads queries k"]
+
+    @property
+    def present(self) -> Bool[Tensor, "batch heads queries k"]:
+        return self.index >= 0
+
+
+@torch.no_grad()
+def look_up(asked: Asked, memory: Store | None, fresh: Store, search: Search | None) -> tuple[Found, Tensor]:
+    """What the queries find in both, and its slots: those of the memory, then those of the fresh entries; -1 for none."""
+    own = Asked(asked.q, asked.positions, asked.mask, asked.k)
+    new = search_exactly(own, fresh.keys, fresh.positions)
+    if memory is None or search is None:
+        return _gather(fresh, new, None), torch.where(new.present, new.slots, EMPTY)
+    old, behind = search.search(asked, memory), memory.keys.shape[2]
+    if new.scores.device.type == "cpu" and not bool(new.present.any()):
+        return _gather(memory, old, asked.rows), torch.where(old.present, old.slots, EMPTY)
+    both = nearest_of_both(old, Nearest(new.scores, new.slots + behind))
+    slots, is_fresh = torch.where(both.present, both.slots, EMPTY), both.slots >= behind
+    in_memory = _gather(memory, Nearest(both.scores, both.slots.clamp(max=behind - 1)), asked.rows)
+    in_fresh = _gather(fresh, Nearest(both.scores, (both.slots - behind).clamp(min=0)), None)
+    return _either(is_fresh, in_fresh, in_memory), slots
+
+
+def _either(first: Bool[Tensor, "batch heads queries k"], a: Found, b: Found) -> Found:
+    wide = first[..., None]
+    return Found(
+        torch.where(wide, a.keys, b.keys),
+        torch.where(wide, a.values, b.values),
+        torch.where(first, a.index, b.index),
+        torch.where(first, a.document, b.document),
+    )
+
+
+def _gather(store: Store, near: Nearest, rows: Int[Tensor, " batch"] | None) -> Found:
+    """The entries at `near.slots`, one by one."""
+    batch, heads = near.slots.shape[:2]
+    device, (groups, n) = near.slots.device, store.keys.shape[1:3]
+    row = (torch.arange(batch, device=device) if rows is None else rows)[:, None, None, None]
+    group = (torch.arange(heads, device=device) // (heads // groups))[None, :, None, None]
+    flat, place = (row * groups + group) * n + near.slots, row * n + near.slots
+    p, dtype = store.positions, near.scores.dtype
+    index = torch.where(near.present, p.index.flatten()[place], EMPTY)
+    document = torch.zeros_like(index) if p.document is None else p.document.flatten()[place]
+    return Found(store.keys.gather(flat).to(dtype), store.values.gather(flat).to(dtype), index, document)
+
+
+# --- one operation to a compiler --------------------------------------------------------------------------------------
+
+_KNOWN: dict[str, Mask] = {}
+"""Masks by what they print as: an operator takes no objects."""
+
+
+def _name(mask: Mask) -> str:
+    _KNOWN[repr(mask)] = mask
+    return repr(mask)
+
+
+_name_once = torch.compiler.assume_constant_result(_name)
+"""Called by a compiler when it traces, and then left as it is."""
+
+
+def look_up_compiled(asked: Asked, memory: Store | None, fresh: Store, search: Search | None) -> tuple[Found, Tensor]:
+    """The same as one opaque operator. A search that keeps an index of its own is left out of the graph instead."""
+    if not isinstance(search, Exact | None):
+        return _look_up_outside(asked, memory, fresh, search)
+    there = asked.positions if memory is None else memory.positions
+    *found, slots = _operator(
+        asked.q,
+        [] if memory is None else _parts(memory.keys),
+        [] if memory is None else _parts(memory.values),
+        there.index,
+        there.document,
+        _parts(fresh.keys) + _parts(fresh.values),
+        asked.positions.index,
+        asked.positions.document,
+        asked.positions.is_global,
+        asked.rows,
+        _name_once(asked.mask),  # type: ignore[call-arg]
+        asked.k,
+    )
+    return Found(*found), slots
+
+
+@torch.compiler.disable
+def _look_up_outside(asked: Asked, memory: Store | None, fresh: Store, search: Search | None) -> tuple[Found, Tensor]:
+    return look_up(asked, memory, fresh, search)
+
+
+def _parts(vectors: Vectors) -> list[Tensor]:
+    return list(vectors.tensors("").values())
+
+
+def _vectors(parts: list[Tensor]) -> Vectors:
+    return Plain(*parts) if len(parts) == 1 else Int8(*parts)
+
+
+_SCHEMA = """(Tensor q, Tensor[] keys, Tensor[] values, Tensor index, Tensor? document, Tensor[] fresh, Tensor q_index,
+    Tensor? q_document, Tensor? q_is_global, Tensor? rows, str mask, int k) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"""
+
+
+@torch.library.custom_op("formers::look_up", mutates_args=(), schema=_SCHEMA)
+def _operator(
+    q: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    index: Tensor,
+    document: Tensor | None,
+    fresh: list[Tensor],
+    q_index: Tensor,
+    q_document: Tensor | None,
+    q_is_global: Tensor | None,
+    rows: Tensor | None,
+    mask: str,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """keys, values, index, document and slots of what is found. Empty lists of keys and values: there is no memory."""
+    positions = Positions(q_index, q_document, None, q_is_global)
+    asked = Asked(q, positions, _KNOWN[mask], k, rows)
+    here = Store(Plain(fresh[0]), Plain(fresh[1]), positions, q_index)
+    there = Store(_vectors(keys), _vectors(values), Positions(index, document), index) if keys else None
+    found, slots = look_up(asked, there, here, Exact() if keys else None)
+    return found.keys, found.values, found.index, found.document, slots
+
+
+@_operator.register_fake
+def _shapes(
+    q: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    index: Tensor,
+    document: Tensor | None,
+    fresh: list[Tensor],
+    q_index: Tensor,
+    q_document: Tensor | None,
+    q_is_global: Tensor | None,
+    rows: Tensor | None,
+    mask: str,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    shape = (*q.shape[:3], k)
+    a, b, c = (q.new_empty(shape, dtype=torch.long) for _ in range(3))
+    return q.new_empty(*shape, fresh[0].shape[-1]), q.new_empty(*shape, fresh[1].shape[-1]), a, b, c
