@@ -127,6 +127,7 @@ def test_a_run_and_its_checkpoint_are_targets(folder: Path, tmp_path: Path) -> N
     (step / "model.safetensors").write_bytes((run / "model" / "model.safetensors").read_bytes())
     for target in (run, step):
         assert type(formers.load(target)) is Odd
+        assert formers.load(target, oddness=0.9).config.oddness == 0.9
 
 
 def test_diff_names_what_differs_between_two_of_one_kind(folder: Path) -> None:
@@ -153,3 +154,29 @@ def test_the_laws_build_it_anew_as_they_do_any_other() -> None:
     report = formers.certify(odd(), laws=["save and load exact", "first loss near ln V"], fresh=False)
     assert report.laws["save and load exact"].status == "pass"
     assert "built anew" in report.laws["save and load exact"].detail
+
+
+# --- settings changed while loading --------------------------------------------------------------------------------------
+
+
+def test_settings_that_no_weight_depends_on_are_changed_while_loading(folder: Path) -> None:
+    assert formers.load(folder, oddness=0.75).config == odd(oddness=0.75).config
+    assert formers.load(folder).config.oddness == 0.25
+
+
+def test_the_folder_of_a_reference_takes_changes_too(tmp_path: Path) -> None:
+    folder = formers.save(small("gpt2"), tmp_path / "gpt2")
+    assert formers.load(folder, dropout=0.5).config.dropout == 0.5
+
+
+def test_changes_that_the_weights_do_not_fit_or_nobody_knows_are_refused(folder: Path) -> None:
+    with pytest.raises(WeightsError, match="do not fit the model"):
+        formers.load(folder, d_ff=59)
+    with pytest.raises(ConfigError, match=r"unknown setting 'odness' \(did you mean 'oddness'"):
+        formers.load(folder, odness=1.0)
+
+
+def test_a_model_of_the_users_own_code_is_changed_in_its_code(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("import formers\ndef model(seed=0): return formers.build('odd', 'nano')\n")
+    with pytest.raises(ConfigError, match="change the code"):
+        formers.hub.resolve(f"{tmp_path}/own.py:model", changes={"oddness": 1.0})

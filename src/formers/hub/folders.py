@@ -51,9 +51,11 @@ def load_folder(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     code: str | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The model of a folder, in evaluation mode. Weights keep the type they are stored in unless `dtype` is given.
 
+    changes  settings in place of the stored ones, by our names; the tensors must still fit
     code  the user's ``file.py:function`` that builds the model, for a folder that was saved from one. A folder never
           brings code of its own to be run.
 
@@ -66,9 +68,9 @@ def load_folder(
     settings = read_config(folder)
     model_type = str(settings.get("model_type"))
     if model_type.startswith(OURS):
-        model = _load_ours(folder, settings, code, dtype, device)
+        model = _load_ours(folder, settings, code, dtype, device, changes or {})
     else:
-        model = _load_theirs(folder, settings, dtype, device)
+        model = _load_theirs(folder, settings, dtype, device, changes or {})
     return model.eval()
 
 
@@ -103,9 +105,11 @@ def foreign_module(model_type: str) -> ModuleType:
     return known[model_type]
 
 
-def _load_theirs(folder: Path, settings: dict[str, Any], dtype: Any, device: Any) -> nn.Module:
+def _load_theirs(
+    folder: Path, settings: dict[str, Any], dtype: Any, device: Any, changes: Mapping[str, Any]
+) -> nn.Module:
     module = foreign_module(settings["model_type"])
-    config = configs.from_dict(module.CONFIG, module.FOREIGN.read(settings))
+    config = configs.replace(configs.from_dict(module.CONFIG, module.FOREIGN.read(settings)), **changes)
     check_tokenizer(folder, config.vocab_size)
     tensors = Tensors(folder, dtype=dtype, device=device)
     model = _on_meta(module, config)
@@ -136,23 +140,33 @@ def _first_layer(module: ModuleType) -> Any:
     return module.weights(configs.replace(module.CONFIG(), num_layers=1))
 
 
-def _load_ours(folder: Path, settings: dict[str, Any], code: str | None, dtype: Any, device: Any) -> nn.Module:
+def _load_ours(
+    folder: Path, settings: dict[str, Any], code: str | None, dtype: Any, device: Any, changes: Mapping[str, Any]
+) -> nn.Module:
     ours = settings.get("formers")
     if not isinstance(ours, dict):
         raise ConfigError(f"{folder / CONFIG} has no settings under 'formers'", "what formers.save writes there")
     name, stored = str(ours.get("architecture")), ours.get("config")
     if name in registry.specs() and stored is not None:
-        model = build_empty(name, stored)
+        model = build_empty(name, stored, changes)
     else:
+        refuse_changes(changes, str(folder))
         model = user_code.rebuild(str(folder), code, ours.get("code"), stored)
     check_tokenizer(folder, getattr(getattr(model, "config", None), "vocab_size", None))
     return fill(model, folder, dtype=dtype, device=device)
 
 
-def build_empty(architecture: str, stored: Mapping[str, Any]) -> nn.Module:
-    """A built-in model by its settings, without memory for its weights."""
+def build_empty(architecture: str, stored: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> nn.Module:
+    """A built-in model by its settings and `changes` of them, without memory for its weights."""
     module = registry.spec(architecture).load()
-    return _on_meta(module, configs.from_dict(module.CONFIG, stored))
+    return _on_meta(module, configs.replace(configs.from_dict(module.CONFIG, stored), **changes or {}))
+
+
+def refuse_changes(changes: Mapping[str, Any], name: str) -> None:
+    """Raise ConfigError: only settings of built-in models can be changed while loading."""
+    if changes:
+        found = f"{', '.join(changes)} cannot be changed while {name} is loaded"
+        raise ConfigError(found, "a run or folder of a built-in architecture", "change the code that builds the model")
 
 
 def fill(model: nn.Module, folder: Path, *, dtype: Any = None, device: Any = None) -> nn.Module:

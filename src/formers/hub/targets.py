@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +147,16 @@ def _nothing(text: str) -> TargetError:
 # --- making it --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _How:
+    """How a model that is stored is to be read."""
+
+    code: str | None
+    dtype: Any
+    device: Any
+    changes: dict[str, Any]
+
+
 def resolve(
     target: str | Path | nn.Module,
     *,
@@ -153,11 +164,13 @@ def resolve(
     code: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """The model that `target` names.
 
     seed  draws the weights of an architecture or of the user's own model
     code  ``file.py:function`` that builds the model of a run or folder which was made by code of the user's
+    changes  settings in place of those that a run or folder of a built-in architecture stores; its weights must still fit
 
     Raises:
         TargetError, ConfigError, WeightsError, RunError: one clear error for whatever is wrong.
@@ -171,13 +184,14 @@ def resolve(
         parsed.kind
     )
     if maker is not None:
-        return maker(parsed, code, dtype, device)
+        return maker(parsed, _How(code, dtype, device, dict(changes or {})))
     from formers.hub import user_code
 
     if parsed.kind == "architecture":
         name, dot, preset = parsed.text.partition(".")
-        model = registry.build(name, preset if dot else None, seed=seed)
+        model = registry.build(name, preset if dot else None, seed=seed, **changes or {})
     else:
+        _refuse(changes, parsed)
         model = user_code.build(parsed.text, seed=seed)
     return Resolved(parsed.text, parsed.kind, model.to(device=device, dtype=dtype), fresh=True, note=parsed.note)
 
@@ -188,13 +202,16 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     code: str | None = None,
+    **changes: Any,
 ) -> Any:
     """The trained model of a run, a Hugging Face folder, or a hub name, in evaluation mode.
 
     Weights keep the type they are stored in unless `dtype` is given. A bare name such as ``"gpt2"`` is the hub's here,
     since an architecture alone has no weights to load; ``formers.build`` makes those.
 
-    code  the user's ``file.py:function``, for what was made by code of the user's
+    code     the user's ``file.py:function``, for what was made by code of the user's
+    changes  settings of a built-in architecture in place of the stored ones, such as ``memory_length=1600``; the weights
+             must still fit
 
     Raises:
         TargetError, ConfigError, WeightsError, RunError: one clear error for whatever is wrong.
@@ -209,35 +226,35 @@ def load(
         )
     if parsed.kind == "architecture":  # the note that resolve gives says how the two are told apart
         target = f"hf:{parsed.text}"
-    return resolve(target, code=code, dtype=dtype, device=device).model.eval()
+    return resolve(target, code=code, dtype=dtype, device=device, changes=changes).model.eval()
 
 
-def _folder(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+def _folder(parsed: Target, how: _How) -> Resolved:
     from formers.hub.folders import load_folder
 
     assert parsed.path is not None
-    model = load_folder(parsed.path, dtype=dtype, device=device, code=code)
+    model = load_folder(parsed.path, **vars(how))
     return Resolved(parsed.text, "folder", model, folder=parsed.path)
 
 
-def _run(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+def _run(parsed: Target, how: _How) -> Resolved:
     from formers.hub.folders import load_folder
 
     assert parsed.path is not None
     recipe, folder = read_recipe(parsed.path), parsed.path / "model"
     if not folder.is_dir():
-        return _newest_checkpoint(parsed, code, dtype, device)
-    model = load_folder(folder, dtype=dtype, device=device, code=code)
+        return _newest_checkpoint(parsed, how)
+    model = load_folder(folder, **vars(how))
     return Resolved(parsed.text, "run", model, recipe, folder=folder)
 
 
-def _newest_checkpoint(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+def _newest_checkpoint(parsed: Target, how: _How) -> Resolved:
     """A run that has not ended: its newest checkpoint that can be read."""
     assert parsed.path is not None
     recipe = read_recipe(parsed.path)
     for checkpoint in checkpoints(parsed.path):
         try:
-            model = _load_checkpoint(checkpoint, recipe, code, dtype, device)
+            model = _load_checkpoint(checkpoint, recipe, how)
         except WeightsError:
             continue  # damaged: the one before it
         note = f"{parsed.text} has not ended; these are the weights of {checkpoint.name}"
@@ -255,22 +272,23 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def _checkpoint(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+def _checkpoint(parsed: Target, how: _How) -> Resolved:
     assert parsed.path is not None
     recipe = read_recipe(parsed.path.resolve().parent.parent)
-    model = _load_checkpoint(parsed.path, recipe, code, dtype, device)
+    model = _load_checkpoint(parsed.path, recipe, how)
     return Resolved(parsed.text, "checkpoint", model, recipe)
 
 
-def _load_checkpoint(checkpoint: Path, recipe: dict[str, Any], code: str | None, dtype: Any, device: Any) -> nn.Module:
+def _load_checkpoint(checkpoint: Path, recipe: dict[str, Any], how: _How) -> nn.Module:
     """The recipe's model with the weights of a checkpoint, which hold its tensors under its own names."""
     from formers.hub import folders, user_code
 
     if recipe.get("code"):
-        model = user_code.rebuild(str(checkpoint), code, recipe["code"], recipe.get("model"))
+        folders.refuse_changes(how.changes, str(checkpoint))
+        model = user_code.rebuild(str(checkpoint), how.code, recipe["code"], recipe.get("model"))
     else:
-        model = folders.build_empty(str(recipe.get("architecture")), recipe.get("model") or {})
-    return folders.fill(model, checkpoint, dtype=dtype, device=device).eval()
+        model = folders.build_empty(str(recipe.get("architecture")), recipe.get("model") or {}, how.changes)
+    return folders.fill(model, checkpoint, dtype=how.dtype, device=how.device).eval()
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -284,17 +302,24 @@ def read_recipe(run: Path) -> dict[str, Any]:
     return recipe
 
 
-def _hub(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+def _hub(parsed: Target, how: _How) -> Resolved:
     from formers.hub.fetch import fetch
 
     folder = fetch(parsed.text)
-    found = _folder(Target(parsed.text, "folder", folder), code, dtype, device)
+    found = _folder(Target(parsed.text, "folder", folder), how)
     return Resolved(parsed.text, "folder", found.model, folder=folder)
 
 
-def _transformers(parsed: Target, code: str | None, dtype: Any, device: Any) -> Resolved:
+def _refuse(changes: Mapping[str, Any] | None, parsed: Target) -> None:
+    from formers.hub.folders import refuse_changes
+
+    refuse_changes(changes or {}, parsed.text)
+
+
+def _transformers(parsed: Target, how: _How) -> Resolved:
     from formers.hub.wrapped import open_with_transformers
 
-    model = open_with_transformers(parsed.text, dtype).to(device=device)
+    _refuse(how.changes, parsed)
+    model = open_with_transformers(parsed.text, how.dtype).to(device=how.device)
     folder = Path(parsed.text) if Path(parsed.text).is_dir() else None
     return Resolved(f"transformers:{parsed.text}", "transformers", model, folder=folder)
