@@ -13,7 +13,7 @@ import pytest
 from formers.cli.main import find
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -25,7 +25,7 @@ def with_python() -> list[Path]:
 
 
 def test_there_is_something_to_run():
-    assert {"own-block.md", "plain-pytorch.md"} <= {page.name for page in with_python()}
+    assert {"own-block.md", "plain-pytorch.md", "transformer_xl.md"} <= {page.name for page in with_python()}
 
 
 @pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)

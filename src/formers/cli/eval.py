@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from formers.cli.console import emit, facts, remark, speaker, stdout, table
-from formers.cli.parse import Flag, parse
+from formers.cli.parse import Flag, changed_settings, parse
 from formers.hub import targets
 
 NAMES = {"gzip_bits_per_byte": "gzip -9, same bytes", "unigram_bits_per_byte": "unigram, same bytes"}
@@ -25,6 +25,8 @@ class Options:
     """Another shard folder than the run's own; it needs the same tokenizer."""
     batches: int = 0
     """Only so many batches; 0: all."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: settings of the model other than the stored ones, such as memory_length=1600. Its weights must still fit."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
     json: Flag = False
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> None:
     targets.parse(options.run)
     from formers.experiments.evaluation import evaluate_model, shards_for
 
-    found = targets.resolve(options.run, code=options.code)
+    found = targets.resolve(options.run, code=options.code, changes=changed_settings(options.set))
     remark(found.note)
     shards = shards_for(found, options.data)
     with speaker(options.json).status("evaluating ..."):

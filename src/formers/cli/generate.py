@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from formers.cli.console import emit, remark
-from formers.cli.parse import Flag, parse
+from formers.cli.parse import Flag, changed_settings, parse
 from formers.errors import TargetError
 from formers.hub import targets
 
@@ -44,6 +44,8 @@ class Options:
     """Texts at which a sample ends."""
     num_samples: int = 1
     """How many continuations."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: settings of the model other than the stored ones, such as memory_length=1600. Its weights must still fit."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
     json: Flag = False
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> None:
     from formers.generation import GenerateSettings, generate_text
 
     settings = GenerateSettings(**options.sampling())
-    found = targets.resolve(options.run, code=options.code)
+    found = targets.resolve(options.run, code=options.code, changes=changed_settings(options.set))
     tokenizer = _tokenizer(found)
     tokenizer.encode(options.prompt)  # what it cannot express is said before anything is printed
     if options.json:

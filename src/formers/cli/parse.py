@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from formers.errors import ConfigError
 
 Options = TypeVar("Options")
 
@@ -57,6 +60,20 @@ def parse(
     return tyro.cli(
         options, prog=f"formers {verb}", description=about, args=list(arguments), registry=_REGISTRY, **given
     )
+
+
+def changed_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` of --set, values as JSON has them (a word stands for itself). Raises ConfigError for anything else."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name.strip() and equals):
+            raise ConfigError(f"--set {pair}", "NAME=VALUE, such as memory_length=1600")
+        try:
+            found[name.strip().replace("-", "_")] = json.loads(value)
+        except ValueError:
+            found[name.strip().replace("-", "_")] = value
+    return found
 
 
 def positional(metavar: str) -> Any:
