@@ -184,7 +184,7 @@ def _clear(memory: Memory, model: ListMemory, data: st.DataObject) -> Memory:
     return memory.reset(torch.tensor(rows))
 
 
-def _history(policy: Policy, data: st.DataObject, through: Callable[[Memory], Memory]) -> None:
+def history(policy: Policy, data: st.DataObject, through: Callable[[Memory], Memory]) -> None:
     slots = data.draw(st.integers(1, 9), "slots")
     memory = Memory.empty(2, HEADS, slots, WIDTH, WIDTH, dtype=torch.float64, policy=policy)
     model, generator = (
@@ -212,4 +212,4 @@ def _copied(memory: Memory) -> Memory:
 @hypothesis.given(data=st.data())
 def test_random_histories_agree_with_lists(policy: Policy, data: st.DataObject) -> None:
     """`make check` tries 300 histories for each policy."""
-    _history(policy, data, _copied)
+    history(policy, data, _copied)

@@ -6,6 +6,7 @@ its shapes depend on what is found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,14 +89,14 @@ def _name(mask: Mask) -> str:
     return repr(mask)
 
 
-_name_once = torch.compiler.assume_constant_result(_name)
+_name_once: Callable[[Mask], str] = torch.compiler.assume_constant_result(_name)  # type: ignore[assignment]
 """Called by a compiler when it traces, and then left as it is."""
 
 
 def look_up_compiled(asked: Asked, memory: Store | None, fresh: Store, search: Search | None) -> tuple[Found, Tensor]:
     """The same as one opaque operator. A search that keeps an index of its own is left out of the graph instead."""
     if not isinstance(search, Exact | None):
-        return _look_up_outside(asked, memory, fresh, search)
+        return _look_up_outside(asked, memory, fresh, search)  # type: ignore[call-arg]
     there = asked.positions if memory is None else memory.positions
     *found, slots = _operator(
         asked.q,

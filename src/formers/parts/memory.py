@@ -116,10 +116,19 @@ class Memory:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def add(self, k: Keys, v: Values, positions: Positions, *, rows: Int[Tensor, " some"] | None = None) -> Memory:
+    def add(
+        self,
+        k: Keys,
+        v: Values,
+        positions: Positions,
+        *,
+        rows: Int[Tensor, " some"] | None = None,
+        found: Int[Tensor, "some heads queries k"] | None = None,
+    ) -> Memory:
         """The memory with new entries. Padding (index -1) is not written. Takes over this memory's buffers.
 
-        rows  to which rows of the memory the rows of k and v go, each at most once; None: to their own
+        rows   to which rows of the memory the rows of k and v go, each at most once; None: to their own
+        found  slots that a look-up before found, to be counted; others than 0 .. slots-1 count for nothing
 
         Raises StateError, with nothing written, where the memory is read-only or a number is not finite in its storage.
         """
@@ -131,6 +140,8 @@ class Memory:
         row, column = stays.nonzero(as_tuple=True)
         fresh_k, fresh_v = k.detach()[row, :, column], v.detach()[row, :, column]
         self._check(fresh_k, fresh_v)
+        if found is not None:
+            self._count(found, rows)
         document = torch.zeros_like(p.index) if p.document is None else p.document
         cleared = self._make_room(rows, stays, document)
         slot = cleared[row, (order - 1 - (total - self.slots).clamp(min=0))[row, column]]
@@ -144,6 +155,16 @@ class Memory:
         if self.hits is not None and self.last_hit is not None:
             self.hits[to, slot], self.last_hit[to, slot] = 0, written[to]
         return replace(self, written=written)
+
+    def _count(self, slots: Tensor, rows: Tensor) -> None:
+        if self.hits is None or self.last_hit is None:
+            return
+        flat = slots.flatten(1)
+        flat = torch.where((flat >= 0) & (flat < self.slots), flat, self.slots)
+        times = torch.zeros(len(flat), self.slots + 1, dtype=torch.long, device=flat.device)
+        times = times.scatter_add_(1, flat, torch.ones_like(flat))[:, : self.slots]
+        self.hits.index_add_(0, rows, times)
+        self.last_hit[rows] = torch.where(times > 0, self.written[rows, None], self.last_hit[rows])
 
     def _rows(self, rows: Tensor | None, many: int) -> Tensor:
         if self.read_only:
@@ -243,19 +264,6 @@ class Memory:
         others = {name: t for name, t in tensors.items() if not name.startswith(("keys", "values"))}
         return replace(self, keys=keys, values=values, **others, built={})
 
-    def counted(self, slots: Int[Tensor, "batch heads queries k"], rows: Tensor | None) -> Memory:
-        """The memory having noted which slots were found; those outside 0 .. slots-1 count for nothing."""
-        if self.hits is None or self.last_hit is None:
-            return self
-        flat = slots.flatten(1)
-        flat = torch.where((flat >= 0) & (flat < self.slots), flat, self.slots)
-        times = torch.zeros(len(flat), self.slots + 1, dtype=torch.long, device=flat.device)
-        times = times.scatter_add_(1, flat, torch.ones_like(flat))[:, : self.slots]
-        where = torch.arange(len(flat), device=flat.device) if rows is None else rows
-        self.hits.index_add_(0, where, times)
-        self.last_hit[where] = torch.where(times > 0, self.written[where, None], self.last_hit[where])
-        return self
-
 
 @dataclass
 class StagedMemory:
@@ -269,11 +277,7 @@ class StagedMemory:
     slots: Tensor | None = None
 
     def commit(self) -> Memory:
-        memory = self.memory
-        if self.slots is not None and memory.policy.counts:
-            memory._check(self.k, self.v)
-            memory = memory.counted(self.slots, self.rows)
-        return memory.add(self.k, self.v, self.positions, rows=self.rows)
+        return self.memory.add(self.k, self.v, self.positions, rows=self.rows, found=self.slots)
 
 
 def recall(
@@ -309,7 +313,7 @@ def recall(
     )
     if memory is None or memory.read_only or not write:
         return found, None
-    return found, StagedMemory(memory, k.detach(), v.detach(), positions, rows, slots if memory.policy.counts else None)
+    return found, StagedMemory(memory, k, v, positions, rows, slots if memory.policy.counts else None)
 
 
 def memory_bytes(

@@ -222,7 +222,7 @@ def _search_piece(
                 scores.index_fill_(1, hidden, -torch.inf)
             elif hidden is not None:
                 scores.unflatten(-1, (sharing, -1)).masked_fill_(hidden[None, :, None, chunk], -torch.inf)
-            values, slots = _largest(scores, k)
+            values, slots = best_columns(scores, k)
             for target, found in zip(into, (values, slots + entries.start), strict=True):
                 target[some, :, chunk, :k] = found.unflatten(1, (sharing, -1)).to(target.dtype)
 
@@ -249,7 +249,7 @@ class _Room:
 # --- the tournament -------------------------------------------------------------------------------------------------
 
 
-def _largest(scores: Float[Tensor, "heads n m"], k: int) -> tuple[Tensor, Tensor]:
+def best_columns(scores: Float[Tensor, "heads n m"], k: int) -> tuple[Tensor, Tensor]:
     """The k largest of every column, largest first, and their rows: two [heads, m, k]."""
     if scores.dtype == torch.bfloat16 and scores.device.type == "cpu":
         values, rows = _tournament(scores, k, as_bits=True)
