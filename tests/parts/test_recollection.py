@@ -210,7 +210,7 @@ def test_no_gradient_reaches_what_is_stored() -> None:
     node = made.init_state(2, TEXT, dtype=x.dtype)
     _, staged = made(x[:, :SEGMENT], Positions.offset(0, SEGMENT), node)
     y, _ = made(x[:, SEGMENT:], Positions.offset(SEGMENT, TEXT - SEGMENT), staged.commit())
-    to_x, to_maps = torch.autograd.grad(y.square().sum(), [x, made.project.linear.weight])
+    to_x, to_maps = torch.autograd.grad(y.square().sum(), [x, made.get_parameter("project.linear.weight")])
     to_q, to_k, to_v = to_maps.split(made.project.widths)  # type: ignore[operator, arg-type]
     assert bool((to_x[:, :SEGMENT] == 0).all())
     assert bool((to_q != 0).all())

@@ -14,7 +14,7 @@ from formers.hub import targets
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from formers.inspection.anatomy import Cost, Part
+    from formers.inspection.anatomy import Cost, Held, Part
 
 EXAMPLE_CONTEXTS = (256, 1024, 8192)
 
@@ -85,17 +85,26 @@ def _facts(root: Part, price: Cost, max_length: int | None) -> list[tuple[str, s
             ("", ", ".join(_share(price, n) for n in EXAMPLE_CONTEXTS if max_length is None or n <= max_length))
         )
     pairs.append(("training, a token", "3 x the forward: the backward pass takes twice as many"))
+    pairs += [(f"memory, {held.layer}", _memory(held)) for held in price.memories]
     if price.state_bytes is None:
         pairs.append(("state", "none: every call reads the whole text"))
     else:
         pairs.append(
             (
                 "state",
-                f"{size(price.state_per_token)} a token and row; {size(price.state_bytes)} for {price.state_tokens:,} tokens",
+                f"{size(price.state_per_token)} a token and row; {size(price.state_bytes)} for {price.state_tokens:,} tokens"
+                + (f", at most {size(price.state_bound)}" if price.state_bound is not None else ""),
             )
         )
     pairs.append(("positions", "no limit" if max_length is None else f"{max_length:,}"))
     return pairs
+
+
+def _memory(held: Held) -> str:
+    return (
+        f"{size(held.bytes)} a row, full: {held.kv_heads} heads x {held.entries:,} entries x 2 x {held.d_head} numbers, and "
+        f"places; a look-up among all of them takes {held.look_up_per_token:,} operations a token"
+    )
 
 
 def _share(price: Cost, context: int) -> str:

@@ -122,6 +122,7 @@ def _train(options: Options, recipe: Recipe[Any], default: Recipe[Any], name: st
     from formers.experiments.run import Run, free_folder, recorded, vocabulary
     from formers.experiments.text import prepare
 
+    _check_init(options, recipe)
     console = speaker(options.json)
     folder, init = (options.data, options.init) if not options.resume else recorded(_given(options.out))
     recipe, shards = prepare(recipe, files=options.files, folder=options.data or folder, init=init, quiet=options.json)
@@ -137,6 +138,16 @@ def _train(options: Options, recipe: Recipe[Any], default: Recipe[Any], name: st
     if _is_first():
         _tell(result, live, options.json)
     return 0 if result.interrupted is None else 130
+
+
+def _check_init(options: Options, recipe: Recipe[Any]) -> None:
+    """Some recipes train only a model that exists already."""
+    if recipe.from_init and options.init is None and not options.resume:
+        raise ConfigError(
+            f"{recipe.name} trains a model that exists already, and no --init names it",
+            f"--init and a {recipe.architecture} model",
+            "formers graft RUN --out DIR makes one" if recipe.architecture == "grafted" else "",
+        )
 
 
 def _given(out: Path | None) -> Path:

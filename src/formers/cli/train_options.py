@@ -33,7 +33,7 @@ class Options:
     resume: Flag = False
     """Go on with the run in --out from its newest checkpoint."""
     init: str | None = None
-    """Begin with the weights of a run, a model folder or a hub name (its sizes and tokenizer, a new optimizer)."""
+    """Begin with a run's model, a model folder or a hub name: its settings, weights and tokenizer, a new optimizer."""
     seed: int | None = None
     """One number for the weights, the order of rows and dropout; the recipe has its own where none."""
     json: Flag = False

@@ -14,7 +14,7 @@ from torch import nn
 from formers import hub
 from formers.data import Shards
 from formers.data.shards import is_shard_folder
-from formers.errors import ConfigError
+from formers.errors import ConfigError, TargetError
 from formers.experiments.text import Baselines, training_view, validation_view
 from formers.hub import user_code
 from formers.hub.targets import read_recipe
@@ -78,6 +78,7 @@ class Run:
         found = hub.resolve(self.init, dtype=torch.float32, code=self.recipe.code)
         if found.tokenizer is not None:
             self.shards.check_tokenizer(found.tokenizer.fingerprint)
+        _check_architecture(self.recipe, found)
         return found.model.train()
 
     def record(self) -> dict[str, Any]:
@@ -107,6 +108,17 @@ class Run:
             seed=0,
         )
         return [(done.prompt, done.text) for done in written]
+
+
+def _check_architecture(recipe: Recipe[Any], found: hub.Resolved) -> None:
+    """Raise TargetError where a recipe that trains models of one architecture is given another."""
+    theirs = getattr(getattr(found.model, "config", None), "architecture", type(found.model).__name__)
+    if recipe.from_init and theirs != recipe.architecture:
+        raise TargetError(
+            f"{recipe.name} trains a {recipe.architecture} model, and {found.name} holds a {theirs}",
+            f"a {recipe.architecture} model",
+            f"formers graft {found.name} --out DIR makes one" if recipe.architecture == "grafted" else "",
+        )
 
 
 def free_folder(name: str, root: Path = RUNS) -> Path:

@@ -11,9 +11,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from formers.parts.attention import Attention
+from formers.parts.recollection import MemoryAttention
 
 PROBE = 16
 """Tokens of the forward in which products are counted."""
+
+ENDLESS = 1 << 40
+"""Tokens of a text that no window or memory holds."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,23 @@ def _fold(run: list[Part]) -> Part:
 
 
 @dataclass(frozen=True)
+class Held:
+    """The memory of one layer, when it is full: of one row.
+
+    kv_heads, entries, d_head   a key and a value of d_head numbers for each
+    bytes                       of these, and of what is known of each entry beside them
+    look_up_per_token           operations of comparing a token's queries with every key, exactly
+    """
+
+    layer: str
+    kv_heads: int
+    entries: int
+    d_head: int
+    bytes: int
+    look_up_per_token: int
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a token costs in a forward, and what the model remembers. None: the model does not say.
 
@@ -97,6 +118,8 @@ class Cost:
     attention_per_token  operations for each token that a token attends to, all layers together
     state_per_token      bytes the state grows by with each token of one row
     state_bytes          bytes of one row's state with room for `state_tokens`
+    state_bound          bytes that one row's state never exceeds, however long the text; None: it grows with it
+    memories             of the layers that have one
     """
 
     products_per_token: int
@@ -104,6 +127,13 @@ class Cost:
     state_per_token: float | None
     state_bytes: int | None
     state_tokens: int | None
+    state_bound: int | None = None
+    memories: tuple[Held, ...] = ()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of all memories of one row, when they are full."""
+        return sum(held.bytes for held in self.memories)
 
     def forward(self, context: int) -> int:
         """Operations of one token's forward with `context` tokens to attend to."""
@@ -126,11 +156,11 @@ def cost(model: nn.Module) -> Cost:
             hook.remove()
     counts = counter.get_flop_counts().get("Global", {})
     products = sum(count for op, count in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
-    return Cost(products // PROBE, sum(per_key) if per_key else None, *_state(model))
+    return Cost(products // PROBE, sum(per_key) if per_key else None, *_state(model), _held(model))
 
 
-def _attentions(model: nn.Module) -> list[Attention]:
-    return [module for module in model.modules() if isinstance(module, Attention)]
+def _attentions(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, Attention | MemoryAttention)]
 
 
 def _per_key(attention: nn.Module) -> int:
@@ -139,9 +169,30 @@ def _per_key(attention: nn.Module) -> int:
     return 4 * project.num_heads * project.d_head
 
 
-def _state(model: Any) -> tuple[float | None, int | None, int | None]:
+def _state(model: Any) -> tuple[float | None, int | None, int | None, int | None]:
     if "state" not in getattr(model, "inputs", ()):
-        return None, None, None
-    tokens = getattr(model.config, "max_length", None) or 1024
-    short, long = (model.init_state(1, length, device="meta").nbytes for length in (tokens // 2, tokens))
-    return (long - short) / (tokens - tokens // 2), long, tokens
+        return None, None, None, None
+    limit = getattr(model.config, "max_length", None)
+    tokens = limit or 1024
+    short, long = (_state_bytes(model, length) for length in (tokens // 2, tokens))
+    most = None if limit else _state_bytes(model, ENDLESS)
+    bounded = most is not None and most == _state_bytes(model, ENDLESS // 2)
+    return (long - short) / (tokens - tokens // 2), long, tokens, most if bounded else None
+
+
+def _state_bytes(model: Any, length: int) -> int:
+    return model.init_state(1, length, device="meta").nbytes
+
+
+def _held(model: nn.Module) -> tuple[Held, ...]:
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, MemoryAttention)}
+    return tuple(_memory_of(name, layer) for name, layer in layers.items())
+
+
+def _memory_of(name: str, layer: MemoryAttention) -> Held:
+    project: Any = layer.project
+    entries, groups, d_head = layer.memory.entries, project.num_kv_heads, project.d_head
+    kind = {"dtype": next(layer.parameters()).dtype, "device": "meta"}
+    tensors = layer.memory.empty(1, entries, groups, d_head, **kind).tensors().values()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return Held(name, groups, entries, d_head, size, 2 * project.num_heads * d_head * entries)

@@ -5,8 +5,9 @@ finds the keys and values that the layer made in earlier segments, as far back a
 
     o = c + tanh(a) (m - c),  a = 0 at first
 
-so that at the start every text gives the logits of the decoder applied to each segment alone, bit for bit, while the
-gradient of `a` is live. (The paper's sigmoid gate would replace a part of what a trained layer does.)
+so that at the start a text of one segment gives the decoder's logits bit for bit, and a longer one those of the decoder on
+each segment alone (other kernels, so up to rounding), while the gradient of `a` is live. (The paper's sigmoid gate would
+replace a part of what a trained layer does.)
 
 What is stored: keys without rotary positions, since their angles belong to a place long gone; queries look up without too.
 Learned positions start again with each segment; with rotary ones `cache_length` tokens before it may be seen as well.
@@ -23,9 +24,9 @@ from torch import nn
 
 from formers.axes import Hidden, Ids
 from formers.config import from_dict, require, to_dict
-from formers.errors import TargetError
+from formers.errors import ConfigError, TargetError
 from formers.models import registry
-from formers.parts.attention import Attention, KeyValueWindow
+from formers.parts.attention import Attention, KeyValueCache, KeyValueWindow
 from formers.parts.embeddings import LearnedPositions
 from formers.parts.masks import EarlierSegment, SameDocument, Segments
 from formers.parts.model import Model
@@ -129,6 +130,11 @@ class Grafted(Model):
         return Positions(index, positions.document, place)
 
 
+def default_layers(model: Any) -> tuple[int, ...]:
+    """The layer at two thirds of the depth: the ninth of twelve, as in the paper (2203.08913, section 4.2)."""
+    return (2 * model.config.num_layers // 3,)
+
+
 def graft_memory(
     model: Any,
     layers: Sequence[int],
@@ -152,7 +158,7 @@ def graft_memory(
     config = GraftedConfig(
         base=decoder.architecture,
         settings=to_dict(decoder),
-        layers=tuple(i + decoder.num_layers if i < 0 else i for i in layers),
+        layers=tuple(_from_the_start(i, decoder.num_layers) for i in layers),
         memory_size=size,
         neighbours=neighbours,
         segment_length=segment_length or min(512, decoder.max_length or 512),
@@ -164,10 +170,16 @@ def graft_memory(
     return grafted.to(device=weight.device, dtype=weight.dtype).train(model.training)
 
 
+def _from_the_start(layer: int, depth: int) -> int:
+    if not -depth <= layer < depth:
+        raise ConfigError(f"layer {layer} of a model of {depth} layers", f"{-depth} to {depth - 1}")
+    return layer + depth if layer < 0 else layer
+
+
 def _check_decoder(base: Any, restarts: bool, config: GraftedConfig) -> None:
     for i, block in enumerate(base.trunk.blocks):
         found = dict(block.items()).get("attention")
-        if type(found) is not Attention or found.remember is None:
+        if type(found) is not Attention or not isinstance(found.remember, KeyValueCache):
             raise TargetError(
                 f"block {i} of {type(base).__name__} has {type(found).__name__} for its attention",
                 "causal self-attention with a cache of keys and values, as in gpt2 and llama",
@@ -182,7 +194,7 @@ def _check_decoder(base: Any, restarts: bool, config: GraftedConfig) -> None:
 def _in_segments(attention: Attention, config: GraftedConfig, *, remembers: bool) -> nn.Module:
     """The same attention, within segments, and with a memory where asked. It keeps its maps and their names."""
     score, remember = attention.score, attention.remember
-    assert remember is not None
+    assert isinstance(remember, KeyValueCache)
     score.mask = score.mask & Segments(config.segment_length, config.cache_length)
     window = KeyValueWindow(remember.num_kv_heads, remember.d_head, config.segment_length + config.cache_length)
     if not remembers:

@@ -140,11 +140,13 @@ class MemoryNode:
 
 @dataclass
 class StagedNode:
+    node: MemoryNode
     local: Any
-    memory: StagedMemory
+    memory: StagedMemory | None  # None: nothing is written to a memory that is only read
 
     def commit(self) -> MemoryNode:
-        return MemoryNode(self.local.commit(), self.memory.commit())
+        memory = self.node.memory if self.memory is None else self.memory.commit()
+        return MemoryNode(self.local.commit(), memory)
 
 
 @dataclass(frozen=True)
@@ -207,14 +209,15 @@ class MemoryAttention(nn.Module):
         q, k, v = self.project(x)
         if self.turn_memory is not None:
             q, k = self.turn_memory(q, k, positions)
+        near_q, near_k = (q, k) if self.turn is None else self.turn(q, k, positions)
+        near_q = near_q * self.score.scale  # after the turn, as in Attention: the same bits
         q, k, v = self.queries(q * self.score.scale), self.keys(k), self.values(v)
         found, staged_memory = self._recall(q, k, v, positions, state)
         recalled = Recalled((q[..., None, :] * found.keys).sum(-1), found.present, found.values)
-        near_q, near_k = (q, k) if self.turn is None else self.turn(q, k, positions)
         near_v, k_positions, staged = v, positions, None
         if state is not None:
             near_k, near_v, k_positions, staged_local = state.local.extend(near_k, v, positions)
-            staged = StagedNode(staged_local, staged_memory)  # type: ignore[arg-type]
+            staged = StagedNode(state, staged_local, staged_memory)
         heads = self._merged(near_q, near_k, near_v, positions, k_positions, recalled)
         return self.mix(self.heads(heads)), staged
 

@@ -61,6 +61,7 @@ class Recipe(Generic[Config]):
     data   text and rows
     train  the loop
     seed   of the initial weights
+    from_init  the model is the one that --init names, of the architecture of `model`, which only stands for it
     code   file.py:function, where the config is the user's own: whoever reads the recipe back finds its class there
     """
 
@@ -70,6 +71,7 @@ class Recipe(Generic[Config]):
     train: TrainSettings = field(default_factory=TrainSettings)
     seed: int = 0
     code: str | None = None
+    from_init: bool = False
 
     def __post_init__(self) -> None:
         if self.train.carry_state and self.data.view != "streams":

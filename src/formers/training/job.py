@@ -67,7 +67,7 @@ class Job:
             "model": to_dict(config) if has_config else dict(self.recipe.get("model", {})),
             "data": dict(self.recipe.get("data", {})),
             "train": to_dict(self.settings),
-            "parameters": parameter_count(self.model),
+            "parameters": parameter_count(self.model, frozen=True),
         }
 
     def identity(self, world: int) -> dict[str, Any]:

@@ -70,9 +70,9 @@ def accepts(model: nn.Module, name: str) -> bool:
     return name in getattr(model, "inputs", frozenset())
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Numbers that training changes, each shared one counted once."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def parameter_count(model: nn.Module, *, frozen: bool = False) -> int:
+    """Numbers that training changes, each shared one counted once; with `frozen` those too that it holds still."""
+    return sum(parameter.numel() for parameter in model.parameters() if frozen or parameter.requires_grad)
 
 
 def is_float64(model: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from formers.errors import ConfigError, DataError, RunError
+from formers.parts.recollection import MemoryAttention
 from formers.training.distributed import Team
 from formers.training.settings import TrainSettings
 
@@ -58,6 +59,16 @@ def overlap(train_view: Any, validation_view: Any) -> str | None:
     return (
         f"{share:.0%} of the validation lines over 40 characters also stand in training: a model that learns them by heart "
         "looks better than it is."
+    )
+
+
+def short_memory(model: nn.Module, settings: TrainSettings) -> str | None:
+    """A memory needs documents that go on."""
+    if settings.carry_state or not any(isinstance(module, MemoryAttention) for module in model.modules()):
+        return None
+    return (
+        f"The model has a memory, and every row of {settings.seq_len} tokens begins anew: it will hold no more than the row. "
+        "Rows that carry documents on: data.view streams, train.carry_state on."
     )
 
 

@@ -58,6 +58,8 @@ class TrainSettings:
     """Recompute activations in the backward pass instead of keeping them."""
     documents_apart: bool = True
     """Tokens see only their own document. False: all of the row before them, which lets causal kernels run."""
+    only: tuple[str, ...] = ("all",)
+    """What learns: all, gates (of the memories), memory (the layers that have one), or patterns of parameter names."""
     carry_state: bool = False
     """Rows go on from step to step with the model's state, as a view of streams gives them."""
     state_length: int | None = None
@@ -129,6 +131,8 @@ def _problems(s: TrainSettings) -> Iterator[str]:
     for name in ("warmup", "weight_decay", "seed", "eval_every", "eval_batches", "checkpoint_every", "sample_every"):
         if getattr(s, name) < 0:
             yield f"{name} is {getattr(s, name)}, wanted at least 0"
+    if not s.only:
+        yield "only is empty, wanted all, or what is to learn"
     for name in ("overfit_batches", "limit_batches"):
         if getattr(s, name) < 0:
             yield f"{name} is {getattr(s, name)}, wanted at least 0"

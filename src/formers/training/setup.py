@@ -73,7 +73,7 @@ def find_checkpoint(job: Job, team: Team, say: Any) -> Checkpoint | None:
 
 def choose_numerics(job: Job, checkpoint: Checkpoint | None, say: Any) -> Numerics:
     """What is computed with: as the machine does it fast, or as the checkpoint was computed. `say` is told of changes."""
-    work = estimates.operations(parameter_count(job.model), job.settings)
+    work = estimates.operations(parameter_count(job.model, frozen=True), job.settings)
     chosen = choose(job.settings, operations=work, float64=is_float64(job.model))
     for note in chosen.notes:
         say(note)

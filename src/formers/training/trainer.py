@@ -18,6 +18,7 @@ from formers.training.batches import CarriedStates, View, lane_rows, state_lengt
 from formers.training.distributed import Team, join
 from formers.training.evaluate import evaluate, evaluating
 from formers.training.job import Job, RunResult, Sampler
+from formers.training.learners import only_these_learn
 from formers.training.loop import lane_loss, run_steps
 from formers.training.precision import choose_device, deterministic, freed_memory_kept, give_back_freed_memory
 from formers.training.progress import ProgressLine
@@ -81,6 +82,7 @@ def train(
     with contextlib.ExitStack() as stack:
         team = stack.enter_context(join(settings.parallel, choose_device(settings.device)))
         job.check(team.world)
+        stack.enter_context(only_these_learn(model, settings.only))
         folder = stack.enter_context(RunFolder(job.out, write=team.first, resume=resume))
         stop = stack.enter_context(stop_requests())
         trainer = Trainer(job, team, folder, stop)
@@ -279,6 +281,7 @@ class Trainer:
             self.say(estimates.announcement(job.recipe_json()["parameters"], settings, job.train_view))
         for note in self.notes:
             self.warn(note)
+        self.warn(sentinels.short_memory(self.parts.model, settings))
         self.warn(estimates.short_of_disk(job.recipe_json()["parameters"], job.out))
         if not settings.overfit_batches and job.validation_view is not None:
             self.warn(sentinels.overlap(job.train_view, job.validation_view))

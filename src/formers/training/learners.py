@@ -1,0 +1,74 @@
+"""Which parameters learn: all, or those that `TrainSettings.only` names. The others are held still for the time."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import nn
+
+from formers.errors import ConfigError, suggest
+from formers.parts.recollection import MemoryAttention
+
+Names = dict[str, nn.Parameter]
+
+
+@contextlib.contextmanager
+def only_these_learn(model: nn.Module, only: Sequence[str]) -> Iterator[None]:
+    """Within, no parameter wants a gradient but those that `only` names. Raises ConfigError as `learners` does."""
+    learning = {id(parameter) for parameter in learners(model, only).values()}
+    still = [p for p in model.parameters() if p.requires_grad and id(p) not in learning]
+    for parameter in still:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in still:
+            parameter.requires_grad_(True)
+
+
+def learners(model: nn.Module, only: Sequence[str]) -> Names:
+    """The parameters that words (see `WORDS`) and patterns of names (``*``, ``?``, ``[..]``) mean, by name.
+
+    Raises ConfigError, with the names there are, where one means nothing.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    meant = {word: WORDS[word](model, named) if word in WORDS else _matching(word, named) for word in only}
+    nothing = [word for word, found in meant.items() if not found]
+    if nothing:
+        raise ConfigError(*_means_nothing(nothing, model, named))
+    return {name: parameter for found in meant.values() for name, parameter in found.items()}
+
+
+def _matching(pattern: str, named: Names) -> Names:
+    return {name: parameter for name, parameter in named.items() if fnmatch.fnmatchcase(name, pattern)}
+
+
+def _below(named: Names, *modules: str) -> Names:
+    return {name: parameter for name, parameter in named.items() if name.startswith(tuple(f"{m}." for m in modules))}
+
+
+def _memories(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, MemoryAttention)]
+
+
+WORDS: dict[str, Callable[[nn.Module, Names], Names]] = {
+    "all": lambda model, named: dict(named),
+    "memory": lambda model, named: _below(named, *_memories(model)),
+    "gates": lambda model, named: _below(named, *(f"{layer}.merge" for layer in _memories(model))),
+}
+"""all; the attention layers that have a memory; the gates of these, a number a head."""
+
+
+def _means_nothing(words: list[str], model: nn.Module, named: Names) -> tuple[str, str, str]:
+    kinds = sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in named})
+    reason = ""
+    if {"gates", "memory"} & set(words):
+        reason = "; its memories have no gates" if _memories(model) else "; the model has no memory"
+    return (
+        f"only names {', '.join(map(repr, words))}, which {type(model).__name__} has no parameter for{reason}",
+        f"{', '.join(WORDS)}, or patterns of: {', '.join(kinds)}",
+        suggest(words[0], [*WORDS, *kinds]),
+    )
