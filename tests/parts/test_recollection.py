@@ -145,6 +145,18 @@ def test_given_all_entries_it_is_dense_attention_over_them(cuts: list[int], unit
     assert bool((found[:, :, :SEGMENT] == 0).all())  # nothing is remembered yet: looked up before it is written
 
 
+def test_a_bias_on_the_memory_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect, seeded: no law forbids it, but the claim above does."""
+
+    def biased(logits: Tensor, present: Tensor, values: Tensor) -> Any:
+        return original(logits - 0.1 * torch.arange(logits.shape[-1]), present, values)
+
+    original = recollection.Recalled
+    monkeypatch.setattr(recollection, "Recalled", biased)
+    with pytest.raises(AssertionError):
+        test_given_all_entries_it_is_dense_attention_over_them([TEXT], False)
+
+
 def test_every_row_that_is_found_is_a_stored_row_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     caught: list[Any] = []
 
