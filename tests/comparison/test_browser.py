@@ -1,13 +1,7 @@
-"""The report in a real browser: headless Chromium from Debian (packages chromium and chromium-driver), driven by selenium.
-
-Skipped, with the reason, where no browser or no driver is on the machine. Selenium comes with the `dev` extra; the paths
-of both programs are given, so that it looks for no download.
-"""
+"""The report in a real browser (see conftest.py)."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +9,12 @@ import pytest
 
 from formers.comparison import write_report
 
+from .browser import click, find, no_complaints, settle, show
 from .runfolders import CERTIFICATE, LEAKING, metrics_of, recipe_of, write_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-QUIET = ("disable-gpu", "disable-background-networking", "disable-component-update", "disable-sync", "no-first-run")
 EVIL = "</script><script>window.attacked = true</script><img src=x onerror='window.attacked = true'>"
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra: dev)")
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("no Chromium with its driver on this machine (Debian: apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in ("headless=new", "no-sandbox", f"user-data-dir={profile}", *QUIET):
-        options.add_argument(f"--{argument}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture(scope="module")
@@ -57,33 +33,6 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: write_report(runs, root / f"{name}.html") for name, runs in sets.items()}
 
 
-def show(driver: Any, page: Path, *, width: int = 1366, dark: bool = False) -> None:
-    """Open the page, wait until its charts are drawn, and drop what the log held before."""
-    driver.get_log("browser")
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-    driver.get(page.as_uri())
-    settle(driver)
-
-
-def settle(driver: Any) -> None:
-    """Wait for the redraw that a control asked for."""
-    driver.execute_async_script(
-        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))"
-    )
-
-
-def find(driver: Any, css: str) -> Any:
-    return driver.find_element("css selector", css)
-
-
-def click(driver: Any, css: str) -> None:
-    driver.execute_script("arguments[0].click()", find(driver, css))
-    settle(driver)
-
-
 def picture(driver: Any, chart: str) -> str:
     """What stands on the canvas of a chart."""
     return driver.execute_script(
@@ -95,10 +44,6 @@ def names(driver: Any) -> list[str]:
     """The runs of the results table from top to bottom, as a reader sees them."""
     rows = driver.find_elements("css selector", "#results tbody tr")
     return [row.find_element("css selector", "th").text for row in rows if row.is_displayed()]
-
-
-def no_complaints(driver: Any) -> None:
-    assert [entry["message"] for entry in driver.get_log("browser")] == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

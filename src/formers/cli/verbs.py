@@ -35,6 +35,7 @@ _ALL = (
     Verb("diff", "A B", "two implementations or checkpoints: the first activation and gradient that differ", LOOK),
     Verb("show", "TARGET", "the tree of modules: shapes, parameters, sharing, bytes, cost", LOOK),
     Verb("report", "RUN... --out FILE", "one self-contained HTML page from one or more runs", LOOK),
+    Verb("lookups", "RUN FILE", "where each token of a text looked in a model's memory, as a page: hover a word", LOOK),
     Verb("runs", "[FOLDER]", "the runs in a folder, the newest first", LOOK),
     Verb("models", "", "the architectures and their presets", LOOK),
 )

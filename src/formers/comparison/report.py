@@ -7,22 +7,15 @@ even a mistake in escaping could not run a sample.
 
 from __future__ import annotations
 
-import base64
 import datetime
-import hashlib
-import importlib.metadata
-import re
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
-
-from formers.errors import RunError
-from formers.files import write_atomic
 
 from . import budget, evidence, page
 from .escaping import embed, text
 from .runs import RunLike, RunRecord, labels, read_runs
 from .series import curves
+from .shell import check_out, fill, policy, resource, version, write
 from .tables import Table, table
 from .words import summary
 
@@ -35,10 +28,8 @@ def write_report(run_folders: Sequence[RunLike] | RunLike, out: Path | str) -> P
     runs = read_runs(
         run_folders if isinstance(run_folders, Sequence) and not isinstance(run_folders, str) else [run_folders]
     )
-    out = Path(out)
-    if out.is_dir():
-        raise RunError(f"{out} is a folder", "the name of the HTML file to write", f"--out {out / 'report.html'}")
-    _write(out, render(runs))
+    out = check_out(out)
+    write(out, render(runs))
     return out
 
 
@@ -54,21 +45,21 @@ def render(runs: Sequence[RunRecord]) -> str:
 
 def _render(runs: Sequence[RunRecord], bounds: budget.Budget) -> str:
     names, content = labels(runs), table(runs)
-    vendor_script, script = _vendored(), "".join(map(_resource, _SCRIPTS))
+    vendor_script, script = _vendored(), "".join(map(resource, _SCRIPTS))
     data = {
         "looks": page.looks(),
         "runs": [{"name": name, **curves(run, bounds)} for run, name in zip(runs, names, strict=True)],
     }
     fields = {
-        "policy": f"{_POLICY}; script-src {_hash(vendor_script)} {_hash(script)}",
-        "style": _resource("vendor/uPlot.min.css") + _resource("report.css"),
+        "policy": policy(vendor_script, script),
+        "style": resource("vendor/uPlot.min.css") + resource("report.css"),
         "vendor_script": vendor_script,
         "script": script,
         "data": embed(data),
         "binning": _binning(runs, bounds),
         **_written(runs, names, content, bounds),
     }
-    return fill(_resource("report.html"), fields)
+    return fill(resource("report.html"), fields)
 
 
 def _written(runs: Sequence[RunRecord], names: Sequence[str], content: Table, bounds: budget.Budget) -> dict[str, str]:
@@ -89,7 +80,7 @@ def _written(runs: Sequence[RunRecord], names: Sequence[str], content: Table, bo
         "environments": evidence.settings([run.environment for run in runs], names, bounds),
         "events": evidence.events(runs, names, bounds),
         "written": text(f"{datetime.datetime.now().astimezone():%d %B %Y, %H:%M %Z}"),
-        "version": text(_version()),
+        "version": text(version()),
     }
 
 
@@ -100,12 +91,6 @@ _CHANCE = (
 
 
 _SCRIPTS = ("numbers.js", "lines.js", "charts.js", "report.js")
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-
-def fill(template: str, fields: Mapping[str, str]) -> str:
-    """Replace every ``{{name}}`` of the template, once: what is put in is never looked at again."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
 
 
 def _binning(runs: Sequence[RunRecord], bounds: budget.Budget) -> str:
@@ -120,31 +105,6 @@ def _binning(runs: Sequence[RunRecord], bounds: budget.Budget) -> str:
     )
 
 
-def _resource(name: str) -> str:
-    return (files("formers.comparison") / name).read_text(encoding="utf-8")
-
-
 def _vendored() -> str:
     """The chart script under its licence, which asks to be in every copy."""
-    return f"/*\n{_resource('vendor/LICENSE')}*/\n{_resource('vendor/uPlot.iife.min.js')}"
-
-
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("formers")
-    except importlib.metadata.PackageNotFoundError:  # run from a clone that was never installed
-        return "of a clone"
-
-
-def _write(out: Path, content: str) -> None:
-    """Whole or not at all: a reader never sees half a page, and a full disk leaves the old one in place."""
-    try:
-        write_atomic(out, content.encode())
-    except OSError as error:
-        raise RunError(
-            f"{out} cannot be written: {error.strerror}", "a place with room to write", "another --out"
-        ) from error
+    return f"/*\n{resource('vendor/LICENSE')}*/\n{resource('vendor/uPlot.iife.min.js')}"

@@ -14,8 +14,8 @@ SHARES: tuple[str, ...] = ("window", "cache", "memory", "nothing")
 """Where attention went: tokens of the query's own segment, tokens before it that are still near, the memory; and nothing,
 where a query could see no token at all."""
 
-AROUND = 12
-"""Tokens of text shown on either side of an entry."""
+AROUND = 40
+"""Characters of text shown on either side of an entry."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Lookups:
         )
 
     def _entry(self, i: int, score: float, weight: float) -> Entry:
-        before, after = self.text(i - AROUND, i), self.text(i + 1, i + 1 + AROUND)
+        before, after = self.text(i - AROUND, i)[-AROUND:], self.text(i + 1, i + 1 + AROUND)[:AROUND]
         return Entry(i, int(self.ids[i]), before, self.text(i, i + 1), after, score, weight)
 
     def to_dict(self) -> dict[str, Any]:
