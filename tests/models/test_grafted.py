@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import formers
+from formers.data import Sequential, Streams, Windows
+from formers.data.shards import Shards
 from formers.errors import ConfigError, TargetError
 from formers.hub import load, save
 from formers.models.grafted import default_layers, graft_memory
 from formers.parts.attention import Attention
 from formers.parts.taps import listen
+from formers.text import ByteTokenizer
+from formers.training import Objective, train
+from formers.training.batches import CarriedStates
+from formers.training.evaluate import evaluate
 from tests.parity.harness import random_ids, randomise
+from tests.training import small
 
 EXACT = 1e-9
 """Other shapes, so other kernels and orders of summation, in float64."""
@@ -152,3 +161,39 @@ def test_the_layer_at_two_thirds_is_the_papers_ninth_of_twelve() -> None:
 def test_what_cannot_be_grafted_is_refused(make: Any, error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         make()
+
+
+# --- of use ----------------------------------------------------------------------------------------------------------
+
+
+def texts_of_few_words() -> Shards:
+    """Documents of 25 words, drawn from three that are each document's own: what was said is worth remembering."""
+    tokenizer, rng = ByteTokenizer(), random.Random(0)
+    tokens, rows = [], []
+    for number in range(60):
+        words = rng.sample(small.WORDS, 3)
+        said = " ".join(rng.choice(words) for _ in range(25))
+        ids = [*tokenizer.encode(said), tokenizer.end_of_text]
+        rows.append((len(tokens), len(ids), len(said), int(number % 4 == 3)))
+        tokens += ids
+    meta = small.shards().meta
+    return Shards(Path("memory"), meta, np.array(tokens, "<u2"), np.array(rows, np.int64), tokenizer)
+
+
+@pytest.mark.slow
+def test_a_trained_decoder_gains_from_a_memory_by_its_gates_alone_and_more_by_its_layer(tmp_path: Path) -> None:
+    shards, base = texts_of_few_words(), small.gpt2()
+
+    def loss(model: Any) -> float:
+        view = Sequential(shards, split="validation", batch_size=8, seq_len=24)
+        return evaluate(Objective(model), view, states=CarriedStates(model, 8, 400)).loss
+
+    def tuned(only: str, steps: int, lr: float) -> float:
+        model = graft_memory(base, [-1], 200, segment_length=24, neighbours=16)
+        settings = small.settings(steps=steps, lr=lr, only=(only,), carry_state=True)
+        train(model, settings, Streams(shards, batch_size=8, seq_len=24), out=tmp_path / only)
+        return loss(model)
+
+    train(base, small.settings(steps=150, lr=1e-2), Windows(shards, batch_size=8, seq_len=24), out=tmp_path / "base")
+    before = loss(graft_memory(base, [-1], 200, segment_length=24, neighbours=16))
+    assert tuned("memory", 60, 5e-3) < tuned("gates", 30, 3e-2) < before
