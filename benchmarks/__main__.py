@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import FOLDER
 
-NAMES = ("train", "generate", "text", "cli")
+NAMES = ("train", "generate", "memory", "text", "cli")
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
