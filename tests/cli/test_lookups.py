@@ -53,8 +53,8 @@ def test_lookups_as_json_is_the_data_and_writes_no_page(formers: Formers, model:
     assert Path("c.html").exists()
 
 
-def test_lookups_refuses_what_it_cannot_read(formers: Formers, model: Path, file: Path, run: Path, tmp_path: Path):
-    assert "has no memory" in formers.refuses("lookups", run, file)
+def test_lookups_refuses_what_it_cannot_read(formers: Formers, model: Path, file: Path, tmp_path: Path):
+    assert "has no memory" in formers.refuses("lookups", "gpt2.nano", file)
     assert "has no tokenizer" in formers.refuses("lookups", "memorizing.nano", file)
     assert "cannot be read" in formers.refuses("lookups", model, "nowhere.txt")
     (tmp_path / "empty.txt").write_text("")

@@ -16,8 +16,8 @@ from formers.inspection.lookups import lookups
 from formers.parts.taps import listen
 from formers.text import train_tokenizer
 
-TEXT = "".join(f"The {n}th key opens door {n * 7 % 13}, é and all. " for n in range(6))
-SIZES = {"d_model": 24, "num_heads": 4, "d_ff": 32, "vocab_size": 257, "segment_length": 13, "memory_size": 100}
+TEXT = "".join(f"The {n}th key opens door {n * 7 % 13}, é and all. " for n in range(4))
+SIZES = {"d_model": 24, "num_heads": 4, "d_ff": 32, "vocab_size": 257, "segment_length": 19, "memory_size": 100}
 MERGES = ["gate", "tanh", "sum", "straight", "joint"]
 
 
@@ -37,7 +37,7 @@ def memorizing(**changes):
 def grafted(base: str = "llama", **changes):
     heads = {"num_kv_heads": 2} if base == "llama" else {}
     decoder = formers.build(base, preset="nano", num_heads=4, num_layers=3, vocab_size=257, max_length=64, **heads)
-    return awake(formers.graft_memory(decoder, [1], 100, neighbours=5, segment_length=13, **changes))
+    return awake(formers.graft_memory(decoder, [1], 100, neighbours=5, segment_length=19, **changes))
 
 
 def awake(model):
@@ -56,7 +56,7 @@ def awake(model):
 def read(kind: str):
     """The model's look-ups in TEXT. A byte is a token."""
     ids = list(TEXT.encode())
-    return lookups(of_model(kind), ids, tokenizer=train_tokenizer("byte", [], 257))
+    return lookups(of_model(kind), ids, tokenizer=train_tokenizer("byte", [], 257), without=False)
 
 
 def of_model(kind: str):
@@ -82,9 +82,9 @@ def test_shares_sum_to_one_and_memory_has_a_share_only_after_the_first_segment(k
         assert np.abs(layer.shares.sum(-1) - 1).max() < 1e-5
         assert (layer.shares >= 0).all()
         memory = layer.shares[..., SHARES.index("memory")]
-        assert (memory[:13] == 0).all()
+        assert (memory[:19] == 0).all()
         assert (memory[20:] > 0).all()
-        assert (layer.index[:13] == -1).all()
+        assert (layer.index[:19] == -1).all()
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -96,7 +96,7 @@ def test_an_entry_is_the_token_at_its_place_in_an_earlier_segment(kind: str):
         token = np.arange(len(ids))[:, None, None]
         there = layer.index >= 0
         assert there[20:, :, :4].all()
-        assert (layer.index < token // 13 * 13 - behind)[there].all()
+        assert (layer.index < token // 19 * 19 - behind)[there].all()
     looked = found.at(100, layer=found.layers[0].layer, head=3)
     for entry in looked.entries:
         assert entry.token == ids[entry.index]
@@ -109,7 +109,7 @@ def test_an_entry_is_the_token_at_its_place_in_an_earlier_segment(kind: str):
 def test_scores_and_weights_are_those_of_the_plain_formula(kind: str, tokenizer):
     """All keys of the text at once, from the taps of one call on the whole, and the softmax written out."""
     model, ids = of_model(kind).double().eval(), torch.tensor(tokenizer.encode(TEXT))
-    found = lookups(model, ids, top=5)
+    found = lookups(model, ids, top=5, without=False)
     name = found.layers[-1].name
     with listen(model, f"{name}.*") as seen, torch.no_grad():
         model(ids[None])
@@ -117,9 +117,9 @@ def test_scores_and_weights_are_those_of_the_plain_formula(kind: str, tokenizer)
     k = k.repeat_interleave(len(q) // len(k), 0)
     scores, layer = q @ k.transpose(-1, -2), found.layers[-1]
     for token, head in [(30, 0), (71, 1), (140, 3)]:
-        allowed = scores[head, token, : token // 13 * 13][-100:]
+        allowed = scores[head, token, : token // 19 * 19][-100:]
         best = allowed.topk(5)
-        start = token // 13 * 13 - len(allowed)
+        start = token // 19 * 19 - len(allowed)
         assert (best.indices + start).tolist() == layer.index[token, head].tolist()
         assert np.allclose(layer.score[token, head], best.values, atol=1e-5)
         share = layer.shares[token, head, SHARES.index("memory")]
@@ -133,12 +133,12 @@ def test_scores_and_weights_are_those_of_the_plain_formula(kind: str, tokenizer)
 def test_the_cache_takes_what_lies_before_the_segment(tokenizer):
     """Against the pattern of the whole text in one call, whose columns are the tokens."""
     model, ids = memorizing().eval(), torch.tensor(tokenizer.encode(TEXT))
-    layer = lookups(model, ids).of(2)
+    layer = lookups(model, ids, without=False).of(2)
     with listen(model, f"{layer.name}.pattern") as seen, torch.no_grad():
         model(ids[None])
     (pattern,) = seen[f"{layer.name}.pattern"]
     for token in (5, 13, 15, 60, 129):
-        cache = pattern[0, :, token, : token // 13 * 13].sum(-1).numpy()
+        cache = pattern[0, :, token, : token // 19 * 19].sum(-1).numpy()
         assert np.allclose(layer.shares[token, :, 1], (1 - layer.shares[token, :, 2]) * cache, atol=1e-6)
 
 
@@ -149,7 +149,7 @@ def test_a_copy_of_a_passage_is_found_where_it_stands(tokenizer):
         weight = model.trunk.blocks[0]["attention"].project.linear.weight
         weight[:24], weight[24:48] = torch.eye(24), torch.eye(24)
     text = "zebra crossings. " + "- " * 12 + "zebra"
-    found = lookups(model, tokenizer.encode(text), tokenizer=tokenizer)
+    found = lookups(model, tokenizer.encode(text), tokenizer=tokenizer, without=False)
     for offset in range(5):
         for head in range(4):
             best = found.at(len(text) - 5 + offset, layer=0, head=head).entries[0]
@@ -167,7 +167,7 @@ def test_what_memory_bought_is_the_loss_of_a_reading_without_it(kind: str, token
     expected = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
     assert np.allclose(found.loss[1:], expected, atol=1e-3)
     assert found.loss_without is not None
-    assert np.allclose(found.loss[1:14], found.loss_without[1:14], atol=1e-4)
+    assert np.allclose(found.loss[1:20], found.loss_without[1:20], atol=1e-4)
     assert np.abs(found.loss[20:] - found.loss_without[20:]).max() > 1e-2
     assert lookups(model, ids, without=False).loss_without is None
 
@@ -178,7 +178,7 @@ def test_without_memory_is_the_decoder_on_each_segment_alone(tokenizer):
     with torch.no_grad():
         for parameter in (p for name, p in model.named_parameters() if name.endswith("merge.logit")):
             parameter.zero_()
-        closed = lookups(model, ids)
+        closed = lookups(model, ids, without=False)
     assert found.loss_without is not None
     assert np.allclose(found.loss_without[1:], closed.loss[1:], atol=1e-5)
     assert (closed.layers[0].shares[..., SHARES.index("memory")] == 0).all()

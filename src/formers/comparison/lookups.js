@@ -107,7 +107,8 @@
   function gate() {
     if (!layer.gates) return [];
     const gates = heads.map(h => layer.gates[h]);
-    const said = gates.length === 1 ? gates[0].toFixed(3) : `${Math.min(...gates).toFixed(3)} to ${Math.max(...gates).toFixed(3)}`;
+    const ends = [Math.min(...gates), Math.max(...gates)].map(end => end.toFixed(3));
+    const said = [...new Set(ends)].join(" to ");
     return [make("p", {}, gates.length === 1 ? "Gate of the head " : "Gates of the heads ", make("b", {}, said))];
   }
   function cost(what, t) {

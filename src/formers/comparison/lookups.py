@@ -145,7 +145,7 @@ def _tiles(found: Document) -> str:
         ("Tokens", f"{len(found.pieces):,}", f"segments of {found.segment_length:,}"),
         ("Loss", loss and f"{loss:.3f}", "nats per token"),
         ("Without memory", without and f"{without:.3f}", "same weights"),
-        ("Memory layers", ", ".join(str(layer.layer) for layer in found.layers), "counted from 0"),
+        ("Memory in layer", ", ".join(str(layer.layer) for layer in found.layers), "counted from 0"),
     ]
     return (
         '<dl class="tiles">'
