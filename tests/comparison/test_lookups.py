@@ -110,7 +110,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "tale": document(), "hostile": hostile, "joint": document(PIECES * 20, layers=2, joint=True),
     }  # fmt: skip
     written = {name: write_lookups(found, root / f"{name}.html", title=name) for name, found in made.items()}
-    return written | {"cut": write_lookups(document(), root / "cut.html", title="cut", first=SEGMENT + 2)}
+    long, first = document(PIECES * 20), 10 * len(PIECES)
+    return written | {
+        "cut": write_lookups(document(), root / "cut.html", title="cut", first=SEGMENT + 2),
+        "middle": write_lookups(long, root / "middle.html", title="middle", first=first),
+    }
 
 
 def hover(driver: Any, token: int) -> None:
@@ -234,3 +238,16 @@ def test_a_passage_before_the_part_that_is_shown_has_its_text_and_no_link(driver
     (passage,) = passages(driver)
     assert "kept a blue lantern" in passage.replace("\u00a0", " ")
     assert driver.find_elements("css selector", ".passages a") == []
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_passage_in_the_part_that_is_shown_is_marked_where_it_stands(driver: Any, pages: dict[str, Path]) -> None:
+    show(driver, pages["middle"])
+    asked, there = 15 * len(PIECES) + ASKED_LANTERN, 15 * len(PIECES) + LANTERN
+    hover(driver, asked)
+    assert f"token {there}" in passages(driver)[0]
+    marked = driver.find_elements("css selector", "#document .given")
+    assert [span.get_attribute("id") for span in marked] == [f"t{there}"]
+    click(driver, ".passages a")
+    assert "reached" in find(driver, f"#t{there}").get_attribute("class")
