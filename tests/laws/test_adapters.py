@@ -56,6 +56,8 @@ def test_transformers_decoders_keep_every_law_that_applies_to_them(kind: str) ->
         "documents stay apart",
         "a state stays as it is until commit",
         "a superseded state raises",
+        "a row that is reset begins anew",
+        "segments equal whole",
         "the tokenizer fits",
     }
     assert reasons["a superseded state raises"] == "its cache is advanced by the forward itself"

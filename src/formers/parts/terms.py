@@ -149,7 +149,10 @@ class RelativeSinusoids(nn.Module):
             told = self._told(q_positions, k_positions)
             scores = self._by_distance(q + (self.biases.distance * self.scale)[:, None].to(q.dtype), told, rows)
             scores = scores.gather(-1, distance.clamp(0, told - 1)[:, None].expand(shape))
-            return scores + (self.biases.content * self.scale)[:, None].to(k.dtype) @ k.transpose(-1, -2)
+            # not as a matrix product of one row: compiled for bf16, queries then get gradients of NaN (Inductor of torch
+            # 2.13 on a CPU; the same graph run without its kernels is right)
+            content = (k * (self.biases.content * self.scale)[:, None].to(k.dtype)).sum(-1)
+            return scores + content[:, :, None]
 
         return add
 
