@@ -57,14 +57,6 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
-    """What `python -m module arguments` prints as its last line, which is JSON."""
-    run = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
-    if run.returncode:
-        raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{run.stderr[-4000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
-
-
 class Worker:
     """`python -m module arguments` in a process of its own: it does one round for every line that it is sent, and answers
     with a JSON object. Its memory and its settings are its own, as they are where a model is trained."""

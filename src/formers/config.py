@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from formers.errors import ConfigError, suggest
@@ -41,6 +41,11 @@ def replace(config: C, **changes: Any) -> C:
             values[name] = _convert(hints[name], value, name, problems)
     _raise(problems, type(config))
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def below_one(config: Any, names: Sequence[str]) -> list[str]:
+    """A problem for each of the named settings that is less than 1."""
+    return [f"{name} is {getattr(config, name)}, wanted at least 1" for name in names if getattr(config, name) < 1]
 
 
 def require(kind: str, problems: list[str]) -> None:

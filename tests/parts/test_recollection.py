@@ -36,14 +36,13 @@ EARLIER = EarlierSegment(SEGMENT) & SameDocument()
 def layer(merge: str = "gate", *, groups: int = 2, neighbours: int = EVERYTHING, unit: bool = False) -> MemoryAttention:
     """Prime sizes, grouped heads, every weight random, float64."""
     torch.manual_seed(3)
-    make = MERGES[merge]
     made = MemoryAttention(
         Project(D_MODEL, HEADS, D_HEAD, num_kv_heads=groups, bias=False),
         Score(Causal() & Segments(SEGMENT, 0) & SameDocument(), scale_of(D_HEAD)),
         Mix(HEADS, D_HEAD, D_MODEL, bias=False),
         remember=KeyValueWindow(groups, D_HEAD, SEGMENT),
         memory=MemorySettings(EVERYTHING, neighbours, EARLIER),
-        merge=None if make is None else make(HEADS),
+        merge=MERGES[merge](HEADS),
         turn_memory=UnitVectors(HEADS, 2.0) if unit else None,
     ).double()
     with torch.no_grad():
@@ -96,7 +95,7 @@ def test_each_merge_is_its_formula(name: str, merge: Any, formula: Any) -> None:
     if hasattr(merge, "logit"):
         merge.logit = nn.Parameter(A.clone())
     c, m = heads(1), heads(2)
-    assert type(merge) is type(MERGES[name](HEADS))  # type: ignore[misc]
+    assert type(merge) is type(MERGES[name](HEADS))
     assert (merge(c, m) - formula(c, m, A[:, None, None])).abs().max() < EXACT
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from formers.parts.attention import Attention
-from formers.parts.recollection import MemoryAttention
+from formers.parts.recollection import MemoryAttention, memory_attentions
 
 PROBE = 16
 """Tokens of the forward in which products are counted."""
@@ -185,14 +185,12 @@ def _state_bytes(model: Any, length: int) -> int:
 
 
 def _held(model: nn.Module) -> tuple[Held, ...]:
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, MemoryAttention)}
-    return tuple(_memory_of(name, layer) for name, layer in layers.items())
+    return tuple(_memory_of(name, layer) for name, layer in memory_attentions(model).items())
 
 
 def _memory_of(name: str, layer: MemoryAttention) -> Held:
     project: Any = layer.project
     entries, groups, d_head = layer.memory.entries, project.num_kv_heads, project.d_head
     kind = {"dtype": next(layer.parameters()).dtype, "device": "meta"}
-    tensors = layer.memory.empty(1, entries, groups, d_head, **kind).tensors().values()
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    size = layer.memory.empty(1, entries, groups, d_head, **kind).nbytes
     return Held(name, groups, entries, d_head, size, 2 * project.num_heads * d_head * entries)

@@ -22,7 +22,7 @@ from formers.errors import DataError, TargetError
 from formers.inspection.looked import SHARES, LayerLookups
 from formers.inspection.looked import Lookups as Lookups
 from formers.parts.model import Model
-from formers.parts.recollection import MemoryAttention, MemoryNode, StraightThrough, Sum
+from formers.parts.recollection import MemoryAttention, MemoryNode, StraightThrough, Sum, memory_attentions
 from formers.parts.taps import attach
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def lookups(
 
 def memory_layers(model: nn.Module) -> dict[str, MemoryAttention]:
     """The layers that have a memory, by name. Raises TargetError where there are none."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, MemoryAttention)}
+    found = memory_attentions(model)
     if not found or not isinstance(model, Model):
         raise TargetError(
             f"{type(model).__name__} has no memory to look things up in",

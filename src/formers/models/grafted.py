@@ -16,6 +16,7 @@ Learned positions start again with each segment; with rotary ones `cache_length`
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import from_dict, require, to_dict
+from formers.config import below_one, from_dict, require, to_dict
 from formers.errors import ConfigError, TargetError
 from formers.models import registry
 from formers.parts.attention import Attention, KeyValueCache, KeyValueWindow
@@ -53,7 +54,7 @@ class GraftedConfig:
 
     def __post_init__(self) -> None:
         sizes = ("memory_size", "neighbours", "segment_length")
-        problems = [f"{name} is {getattr(self, name)}, wanted at least 1" for name in sizes if getattr(self, name) < 1]
+        problems = below_one(self, sizes)
         if self.cache_length < 0:
             problems.append(f"cache_length is {self.cache_length}, wanted 0 or more")
         depth = self.decoder.num_layers
@@ -70,7 +71,7 @@ class GraftedConfig:
             )
         require("GraftedConfig", problems)
 
-    @property
+    @functools.cached_property
     def decoder(self) -> Any:
         """The decoder's config."""
         return from_dict(registry.spec(self.base).load().CONFIG, self.settings)
@@ -201,14 +202,13 @@ def _in_segments(attention: Attention, config: GraftedConfig, *, remembers: bool
         attention.remember = window
         return attention
     shows = EarlierSegment(config.segment_length, 0, config.memory_size) & SameDocument()
-    make_merge = MERGES[config.merge]
     return MemoryAttention(
         attention.project,
         score,
         attention.mix,
         remember=window,
         memory=MemorySettings(config.memory_size + config.segment_length, config.neighbours, shows),
-        merge=None if make_merge is None else make_merge(attention.project.num_heads),  # type: ignore[arg-type]
+        merge=MERGES[config.merge](attention.project.num_heads),  # type: ignore[arg-type]
         turn=attention.turn,
         runner=attention.runner,
     )

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import Foreign, require
+from formers.config import Foreign, below_one, require
 from formers.errors import ConfigError
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.embeddings import check_length
@@ -59,7 +59,7 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length")
-        problems = [f"{name} is {getattr(self, name)}, wanted at least 1" for name in sizes if getattr(self, name) < 1]
+        problems = below_one(self, sizes)
         if not problems and self.num_heads % self.kv_heads:
             problems.append(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
         if not problems and self.d_head is None and self.d_model % self.num_heads:

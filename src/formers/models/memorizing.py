@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import require
+from formers.config import below_one, require
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
 from formers.parts.heads import LanguageHead
@@ -91,7 +91,7 @@ class MemorizingConfig:
             "memory_size",
             "neighbours",
         )
-        problems = [f"{name} is {getattr(self, name)}, wanted at least 1" for name in sizes if getattr(self, name) < 1]
+        problems = below_one(self, sizes)
         if not problems and self.d_model % self.num_heads:
             problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
         if not problems and self.num_heads % self.kv_heads:
@@ -199,11 +199,10 @@ def attention(config: MemorizingConfig, layer: int) -> nn.Module:
         neighbours=config.neighbours,
         shows=config.remembered & SameDocument(),
     )
-    make_merge = MERGES[config.merge]
     return MemoryAttention(
         **slots,
         memory=memory,
-        merge=None if make_merge is None else make_merge(heads),
+        merge=MERGES[config.merge](heads),
         turn_memory=UnitVectors(heads, config.normalised_scale) if unit else None,
     )
 

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import require
+from formers.config import below_one, require
 from formers.parts.attention import (
     Attention,
     InputAttention,
@@ -85,7 +85,7 @@ class TransformerXLConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "segment_length")
-        problems = [f"{name} is {getattr(self, name)}, wanted at least 1" for name in sizes if getattr(self, name) < 1]
+        problems = below_one(self, sizes)
         if self.memory_length < 0:
             problems.append(f"memory_length is {self.memory_length}, wanted at least 0")
         if self.d_model % 2:

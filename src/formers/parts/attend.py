@@ -154,7 +154,7 @@ def _worth_blocks(case: Case) -> bool:
 
 def dense(case: Case) -> Tensor:
     """softmax(q k^T + terms) v, written out. Softmax in at least float32."""
-    k, v = _expand_groups(case.k, case.q), _expand_groups(case.v, case.q)
+    k, v = expand_groups(case.k, case.q), expand_groups(case.v, case.q)
     scores = case.q @ k.transpose(-1, -2)
     bias = case.bias()
     if bias is not None:
@@ -173,7 +173,7 @@ def safe_softmax(scores: Scores, visible: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
 
 
-def _expand_groups(kv: Tensor, q: Tensor) -> Tensor:
+def expand_groups(kv: Tensor, q: Tensor) -> Tensor:
     """Each key/value head repeated for the query heads that share it."""
     return kv if kv.shape[1] == q.shape[1] else kv.repeat_interleave(q.shape[1] // kv.shape[1], dim=1)
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from formers.axes import Hidden, Keys, Queries, Values
-from formers.parts.attend import Case, attend, safe_softmax
+from formers.parts.attend import Case, attend, expand_groups, safe_softmax
 from formers.parts.attention import KeyValueCache, Score, Turn
 from formers.parts.masks import Mask
 from formers.parts.memory import Found, Memory, StagedMemory, recall
@@ -49,8 +49,8 @@ class Recalled:
 # --- merges: (local, recalled, pattern) -> heads --------------------------------------------------------------------
 
 
-class SigmoidGate(nn.Module):
-    """g m + (1 - g) c, with g = sigmoid(a), one number a head, whatever the content (2203.08913, section 3.2)."""
+class Gate(nn.Module):
+    """c + w (m - c), with one weight w a head, whatever the content, that follows from the parameter `logit`."""
 
     def __init__(self, num_heads: int, initial: float = 0.0) -> None:
         super().__init__()
@@ -58,26 +58,27 @@ class SigmoidGate(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, " heads"]:
-        return torch.sigmoid(self.logit)
+        raise NotImplementedError
 
     def forward(self, local: Heads, remembered: Heads) -> Heads:
         return local + self.weight[:, None, None].to(local.dtype) * (remembered - local)
 
 
-class TanhGate(nn.Module):
+class SigmoidGate(Gate):
+    """g m + (1 - g) c, with g = sigmoid(a) (2203.08913, section 3.2)."""
+
+    @property
+    def weight(self) -> Float[Tensor, " heads"]:
+        return torch.sigmoid(self.logit)
+
+
+class TanhGate(Gate):
     """c + tanh(a) (m - c), a = 0 at first: a memory can be grafted onto a trained model and changes nothing yet, while the
     gradient of a is live (after Flamingo, 2204.14198, section 2.2)."""
-
-    def __init__(self, num_heads: int) -> None:
-        super().__init__()
-        self.logit = nn.Parameter(torch.zeros(num_heads))
 
     @property
     def weight(self) -> Float[Tensor, " heads"]:
         return torch.tanh(self.logit)
-
-    def forward(self, local: Heads, remembered: Heads) -> Heads:
-        return local + self.weight[:, None, None].to(local.dtype) * (remembered - local)
 
 
 class Sum(nn.Module):
@@ -95,12 +96,12 @@ class StraightThrough(nn.Module):
         return remembered + (local - local.detach())
 
 
-MERGES: dict[str, Callable[[int], nn.Module] | None] = {
+MERGES: dict[str, Callable[[int], nn.Module | None]] = {
     "gate": SigmoidGate,
     "tanh": TanhGate,
     "sum": lambda num_heads: Sum(),
     "straight": lambda num_heads: StraightThrough(),
-    "joint": None,
+    "joint": lambda num_heads: None,
 }
 """By name. `joint` is one softmax over what is near and what is recalled, and has no parameters."""
 
@@ -257,18 +258,19 @@ class MemoryAttention(nn.Module):
 
     def _joint(self, case: Case, recalled: Recalled) -> Heads:
         """One softmax over the keys near by and the entries found, with no bias on the latter."""
-        near = case.q @ _for_each_head(case.k, case.q).transpose(-1, -2)
+        near = case.q @ expand_groups(case.k, case.q).transpose(-1, -2)
         bias = case.bias()
         near = near if bias is None else near + bias
         visible = torch.cat([case.visible().expand_as(near), recalled.present], -1)
         pattern = safe_softmax(torch.cat([near, recalled.logits], -1), visible).to(case.v.dtype)
         here, there = pattern.split([near.shape[-1], recalled.logits.shape[-1]], -1)
         here, there = self.pattern(here), self.memory_pattern(there)
-        return here @ _for_each_head(case.v, case.q) + (there[..., None] * recalled.values).sum(-2)
+        return here @ expand_groups(case.v, case.q) + (there[..., None] * recalled.values).sum(-2)
 
 
-def _for_each_head(kv: Tensor, q: Tensor) -> Tensor:
-    return kv if kv.shape[1] == q.shape[1] else kv.repeat_interleave(q.shape[1] // kv.shape[1], dim=1)
+def memory_attentions(model: nn.Module) -> dict[str, MemoryAttention]:
+    """The layers of `model` that have a memory, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MemoryAttention)}
 
 
 class UnitVectors(nn.Module):

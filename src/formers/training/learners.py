@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 
 from formers.errors import ConfigError, suggest
-from formers.parts.recollection import MemoryAttention
+from formers.parts.recollection import memory_attentions
 
 Names = dict[str, nn.Parameter]
 
@@ -50,14 +50,10 @@ def _below(named: Names, *modules: str) -> Names:
     return {name: parameter for name, parameter in named.items() if name.startswith(tuple(f"{m}." for m in modules))}
 
 
-def _memories(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, MemoryAttention)]
-
-
 WORDS: dict[str, Callable[[nn.Module, Names], Names]] = {
     "all": lambda model, named: dict(named),
-    "memory": lambda model, named: _below(named, *_memories(model)),
-    "gates": lambda model, named: _below(named, *(f"{layer}.merge" for layer in _memories(model))),
+    "memory": lambda model, named: _below(named, *memory_attentions(model)),
+    "gates": lambda model, named: _below(named, *(f"{layer}.merge" for layer in memory_attentions(model))),
 }
 """all; the attention layers that have a memory; the gates of these, a number a head."""
 
@@ -66,7 +62,7 @@ def _means_nothing(words: list[str], model: nn.Module, named: Names) -> tuple[st
     kinds = sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in named})
     reason = ""
     if {"gates", "memory"} & set(words):
-        reason = "; its memories have no gates" if _memories(model) else "; the model has no memory"
+        reason = "; its memories have no gates" if memory_attentions(model) else "; the model has no memory"
     return (
         f"only names {', '.join(map(repr, words))}, which {type(model).__name__} has no parameter for{reason}",
         f"{', '.join(WORDS)}, or patterns of: {', '.join(kinds)}",

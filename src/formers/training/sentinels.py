@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from formers.errors import ConfigError, DataError, RunError
-from formers.parts.recollection import MemoryAttention
+from formers.parts.recollection import memory_attentions
 from formers.training.distributed import Team
 from formers.training.settings import TrainSettings
 
@@ -64,7 +64,7 @@ def overlap(train_view: Any, validation_view: Any) -> str | None:
 
 def short_memory(model: nn.Module, settings: TrainSettings) -> str | None:
     """A memory needs documents that go on."""
-    if settings.carry_state or not any(isinstance(module, MemoryAttention) for module in model.modules()):
+    if settings.carry_state or not memory_attentions(model):
         return None
     return (
         f"The model has a memory, and every row of {settings.seq_len} tokens begins anew: it will hold no more than the row. "

@@ -110,7 +110,6 @@ class Trainer:
             restore(self.parts, checkpoint, self.device)
             self.step, self.tokens = checkpoint.step, checkpoint.facts["tokens"]
             self.clock.before = checkpoint.facts["seconds"]
-        self.first_step = self.step + 1
         named = self.parts.model.named_parameters()
         self.watch = sentinels.GradientWatch(named, team, last=self.settings.total_steps)
         self.estimate = estimates.TimeEstimate(self.settings.total_steps if self.settings.steps_limited else None)
@@ -185,7 +184,7 @@ class Trainer:
             self.warn(sentinels.first_loss(measured["loss"], self.job.vocab_size))
         self.warn(self.watch.verdict(step))
         self.say(self.estimate.look(step, took))
-        if step == self.first_step:
+        if step == (self.resumed_from or 0) + 1:
             give_back_freed_memory(self.device)
 
     def due(self, every: int) -> bool:
