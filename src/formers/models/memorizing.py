@@ -19,6 +19,9 @@ way is a setting; this is what stands by default, and why:
 - When full, the oldest entry goes (paper, meliad). The port of version 0.4.1 empties the whole memory.
 
 Departures
+- Token embeddings are N(0, init_std) times d_model^1/2 (1706.03762, section 3.4). meliad draws them with a deviation of 1 and
+  divides the tied logits by d_model^1/2: the same functions; this way Adam's steps suit the logits. Without either, what
+  the layers add drowns the token, and looking a key up by its token is not learnt (docs/log.md).
 - Exact search by default; the paper's finds about 90% of the true neighbours, meliad's one of each of k interleaved buckets.
 - Learning rates and Adafactor are the recipe's business, not the model's.
 """
@@ -77,6 +80,7 @@ class MemorizingConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     init_std: float = 0.02
+    scale_embeddings: bool = True  # by d_model^1/2, so that a token counts as much as what the layers add to it
     tie: bool = True
     max_length: ClassVar[None] = None  # any
 
@@ -164,7 +168,10 @@ class Memorizing(Model):
         self.initialise(torch.Generator().manual_seed(seed))
 
     def run(self, input_ids: Ids, positions: Positions, state: Tree | None) -> tuple[Hidden, Tree | None]:
-        x = F.dropout(self.tokens(input_ids), self.config.dropout, self.training)
+        x = self.tokens(input_ids)
+        if self.config.scale_embeddings:
+            x = x * self.config.d_model**0.5
+        x = F.dropout(x, self.config.dropout, self.training)
         return self.trunk(x, positions, state)
 
     @torch.no_grad()

@@ -23,8 +23,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from formers.parts.heads import LanguageHead
-
 IGNORE = -100
 """Target of a token without loss (padding, the prompt of an instruction, a row without labels)."""
 
@@ -96,8 +94,6 @@ def split_head(head: Head, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | Non
     """Features, weight and bias of a head that ends in one matrix product; None for any other."""
     if isinstance(head, nn.Linear):
         return hidden, head.weight, head.bias
-    if isinstance(head, LanguageHead):
-        return hidden, head.linear.weight, head.linear.bias
     if isinstance(head, LinearHead):
         return head.split(hidden)
     return None
