@@ -136,7 +136,11 @@ class Attention(nn.Module):
         self, x: Hidden, positions: Positions, state: KeyValueRing | None = None, source: None = None
     ) -> tuple[Hidden, Any]:
         q, k, v, k_positions, staged = self.look(x, positions, state)
-        heads = attend(
+        return self.mix(self.heads(self.weigh(q, k, v, positions, k_positions))), staged
+
+    def weigh(self, q: Queries, k: Keys, v: Values, positions: Positions, k_positions: Positions) -> Tensor:
+        """What each head makes of the values that it may see [batch, heads, queries, d_value]."""
+        return attend(
             q,
             k,
             v,
@@ -148,7 +152,6 @@ class Attention(nn.Module):
             runner=self.runner,
             show=self.pattern if self.pattern.heard else None,
         )
-        return self.mix(self.heads(heads)), staged
 
     def look(
         self, x: Hidden, positions: Positions, state: KeyValueRing | None

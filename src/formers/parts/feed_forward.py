@@ -72,10 +72,13 @@ class FeedForward(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """contract(f(gate(x)) * expand(x)) (Shazeer, 2002.05202: GEGLU, SwiGLU)."""
+    """contract(f(gate(x)) * expand(x)) (Shazeer, 2002.05202: GEGLU, SwiGLU). `dropout` is of what contract is given."""
 
-    def __init__(self, d_model: int, d_ff: int, *, activation_name: str, bias: bool = False) -> None:
+    def __init__(
+        self, d_model: int, d_ff: int, *, activation_name: str, bias: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.gate = nn.Linear(d_model, d_ff, bias=bias)
         self.expand = nn.Linear(d_model, d_ff, bias=bias)
         self.contract = nn.Linear(d_ff, d_model, bias=bias)
@@ -83,4 +86,7 @@ class GatedFeedForward(nn.Module):
         self.neurons = Tap()
 
     def forward(self, x: Hidden, positions: Positions, state: None = None, source: None = None) -> tuple[Hidden, None]:
-        return self.contract(self.neurons(self.activation(self.gate(x)) * self.expand(x))), None
+        neurons = self.neurons(self.activation(self.gate(x)) * self.expand(x))
+        if self.training and self.dropout:
+            neurons = F.dropout(neurons, self.dropout)
+        return self.contract(neurons), None

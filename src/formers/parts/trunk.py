@@ -48,10 +48,12 @@ class Trunk(nn.Module):
         if sorted(set(self.order)) != list(range(len(blocks))):
             raise ConfigError(f"order {self.order} of {len(blocks)} blocks", "each block used at least once")
 
-    def init_state(self, batch_size: int, max_length: int, **kind: Any) -> Tree:
-        """A node for every application of a sublayer that remembers."""
+    def init_state(self, batch_size: int, max_length: int, *, source: Any = None, **kind: Any) -> Tree:
+        """A node for every application of a sublayer that remembers. `source`: what cross-attention reads, once."""
 
         def node(sublayer: nn.Module) -> Any:
+            if source is not None and hasattr(sublayer, "read_source"):
+                return sublayer.read_source(source, **kind)  # type: ignore[operator]
             return sublayer.init_state(batch_size, max_length, **kind) if hasattr(sublayer, "init_state") else None  # type: ignore[operator]
 
         return tuple(tuple(node(sublayer) for sublayer in self._block(i).values()) for i in self.order)
