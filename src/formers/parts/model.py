@@ -75,13 +75,22 @@ class Model(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> State:
-        """An empty state with room for `max_length` tokens a row. dtype and device default to the weights'."""
+        """An empty state with room for `max_length` tokens a row. dtype and device default to the weights'.
+
+        source  what an encoder-decoder writes from: it is read here, once. Raises ConfigError in other models.
+        """
         if "state" not in self.inputs:
             raise StateError(f"{type(self).__name__} keeps no state", do="call it on the whole text")
         weight = next(self.parameters())
         kind = {"dtype": dtype or weight.dtype, "device": device or weight.device}
-        nodes = self.trunk.init_state(batch_size, max_length, **kind)  # type: ignore[operator]
+        nodes = self.first_nodes(batch_size, max_length, source, **kind)
         return State(nodes, torch.zeros(batch_size, dtype=torch.long, device=kind["device"]))
+
+    def first_nodes(self, batch_size: int, max_length: int, source: Any, **kind: Any) -> Tree:
+        """The tree of an empty state."""
+        if source is not None:
+            raise ConfigError(f"{type(self).__name__}.init_state was given a source", "an encoder-decoder")
+        return self.trunk.init_state(batch_size, max_length, **kind)  # type: ignore[operator]
 
     def _check(
         self, input_ids: Ids, positions: Positions | None, state: State | StagedState | None, given: dict[str, Any]
