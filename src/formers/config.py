@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from formers.errors import ConfigError, suggest
@@ -201,6 +201,10 @@ class Foreign:
                 ours[our] = value if known is None else known[value]
         _raise(problems, f"a {self.model_type} configuration that is not implemented")
         return ours
+
+    def settle(self, config: Any, names: Collection[str]) -> Any:
+        """Our config, corrected by what only the `names` of their tensors tell. Here: nothing."""
+        return config
 
     def write(self, config: Any) -> dict[str, Any]:
         """Their settings from our config. Raises ConfigError listing every setting that they have no word for."""
