@@ -109,9 +109,10 @@ def _load_theirs(
     folder: Path, settings: dict[str, Any], dtype: Any, device: Any, changes: Mapping[str, Any]
 ) -> nn.Module:
     module = foreign_module(settings["model_type"])
-    config = configs.replace(configs.from_dict(module.CONFIG, module.FOREIGN.read(settings)), **changes)
-    check_tokenizer(folder, config.vocab_size)
+    stated = configs.from_dict(module.CONFIG, module.FOREIGN.read(settings))
     tensors = Tensors(folder, dtype=dtype, device=device)
+    config = configs.replace(module.FOREIGN.settle(stated, tensors.keys()), **changes)
+    check_tokenizer(folder, config.vocab_size)
     model = _on_meta(module, config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     table = module.weights(config)
@@ -273,8 +274,11 @@ def save(
         )
     end = None if tokenizer is None else tokenizer.end_of_text
     ends = {"bos_token_id": end, "eos_token_id": end}
+    ends |= {
+        name: settings[name] for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id") if name in settings
+    }
     with write_folder(folder, replace=True) as aside:
-        write_json(aside / CONFIG, {**settings, "dtype": main_dtype(tensors), **ends, "pad_token_id": None})
+        write_json(aside / CONFIG, {**ends, "pad_token_id": None, **settings, "dtype": main_dtype(tensors)})
         write_tensors(aside, tensors)
         if tokenizer is not None:
             tokenizer.save(aside)

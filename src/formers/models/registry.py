@@ -49,6 +49,14 @@ _SPECS = (
         "transformers LlamaForCausalLM, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
     ),
     Spec(
+        "t5",
+        "formers.models.t5",
+        "Raffel et al., Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer (1910.10683)",
+        2019,
+        "encoder-decoder with relative biases, RMSNorm and, in 1.1, gated feed-forwards",
+        "transformers T5ForConditionalGeneration, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
+    ),
+    Spec(
         "transformer_xl",
         "formers.models.transformer_xl",
         "Dai et al., Transformer-XL: Attentive Language Models beyond a Fixed-Length Context (1901.02860)",

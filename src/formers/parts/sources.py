@@ -1,8 +1,8 @@
 """Sources: what an encoder-decoder reads before it writes, and the attention through which it reads.
 
-    source = Source.of_texts([[5, 7, 1], [9, 1]])       # rows of different lengths
-    model(ids, source=source)                           # keys and values of the source are made anew, with gradients
-    state = model.init_state(2, 64, source=source)      # they are made once, and live in the state
+source = Source.of_texts([[5, 7, 1], [9, 1]])       # rows of different lengths
+model(ids, source=source)                           # keys and values of the source are made anew, with gradients
+state = model.init_state(2, 64, source=source)      # they are made once, and live in the state
 """
 
 from __future__ import annotations
