@@ -48,6 +48,22 @@ def below_one(config: Any, names: Sequence[str]) -> list[str]:
     return [f"{name} is {getattr(config, name)}, wanted at least 1" for name in names if getattr(config, name) < 1]
 
 
+TWO_LABELS = ("pair", "pretraining", "span")
+"""Heads that label with two labels, whatever the model: next or not, in order or swapped, start and end."""
+
+
+def head_problems(config: Any, heads: Sequence[str]) -> list[str]:
+    """What is wrong with the settings `head`, `num_labels` and `labels` of a model that may have one of `heads`."""
+    head, num_labels, labels = config.head, config.num_labels, config.labels
+    problems = [] if head in heads else [f"head {head!r} is none of {', '.join(heads)}"]
+    problems += below_one(config, ["num_labels"])
+    if head in TWO_LABELS and num_labels != 2:
+        problems.append(f"head {head!r} has 2 labels, num_labels is {num_labels}")
+    if labels and len(labels) != num_labels:
+        problems.append(f"num_labels is {num_labels}, labels names {len(labels)}: {', '.join(labels)}")
+    return problems
+
+
 def require(kind: str, problems: list[str]) -> None:
     """Called from ``__post_init__`` with the problems that were found; raises them all at once."""
     _raise(problems, kind)
@@ -167,6 +183,17 @@ ONE_VALUE = {
 """Settings that any Hugging Face config may hold, with the one value that is implemented."""
 
 
+ACTIVATION_NAMES = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Hugging Face's names of activation functions -> ours. Of two that mean the same the first is written."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Foreign:
     """How a reference's config maps to ours, both ways.
@@ -229,3 +256,52 @@ class Foreign:
         ]
         unknown = [name for name in theirs if name not in known and not name.startswith("_")]
         return problems + [f"{name}={theirs[name]!r} is unknown" for name in unknown if theirs[name] is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignHeads(Foreign):
+    """A reference with a class for each head, which ``architectures`` names, and names of labels in ``id2label``.
+
+    classes  their class -> our `head`; a folder that names none has the first
+    """
+
+    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def read(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        """Our settings from theirs, `head`, `num_labels` and `labels` included."""
+        ours = super().read(theirs)
+        names = _label_names(theirs)
+        unnamed = names == _unnamed(len(names))
+        head = self.classes[self._class_of(theirs)]
+        return ours | {"head": head, "num_labels": len(names), "labels": () if unnamed else names}
+
+    def write(self, config: Any) -> dict[str, Any]:
+        """Their settings from our config, `architectures` included."""
+        named = next(theirs for theirs, ours in self.classes.items() if ours == config.head)
+        theirs = {"architectures": [named], **super().write(config)}
+        names = config.labels or _unnamed(config.num_labels)
+        if names != _unnamed(2):  # what a config without labels has
+            theirs["id2label"] = {str(i): name for i, name in enumerate(names)}
+            theirs["label2id"] = {name: i for i, name in enumerate(names)}
+        return theirs
+
+    def _class_of(self, theirs: Mapping[str, Any]) -> str:
+        return (theirs.get("architectures") or list(self.classes))[0]
+
+    def _not_implemented(self, theirs: Mapping[str, Any]) -> list[str]:
+        problems, named = super()._not_implemented(theirs), self._class_of(theirs)
+        if named not in self.classes:
+            problems.append(f"architectures=[{named!r}] is not implemented (known: {', '.join(self.classes)})")
+        if sorted(map(str, theirs.get("id2label") or {})) != sorted(map(str, range(len(theirs.get("id2label") or {})))):
+            problems.append(f"id2label={theirs['id2label']!r} does not name the labels 0, 1, ..")
+        return problems
+
+
+def _label_names(theirs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the labels in their order, of a config that may name or only count them."""
+    named = {int(i): str(name) for i, name in (theirs.get("id2label") or {}).items()}
+    return tuple(named[i] for i in sorted(named)) or _unnamed(int(theirs.get("num_labels") or 2))
+
+
+def _unnamed(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{i}" for i in range(count))

@@ -98,6 +98,11 @@ class Ignore:
 Rule = Rename | Fuse
 
 
+def both(our: str, their: str) -> list[Rule]:
+    """The weight and the bias of a map or norm."""
+    return [Rename(f"{our}.{kind}", f"{their}.{kind}") for kind in ("weight", "bias")]
+
+
 @dataclass(frozen=True)
 class Table:
     """All rules of a model. `optional_prefix`: what some of their files leave off every name (``transformer.``)."""
@@ -108,6 +113,10 @@ class Table:
     optional_prefix: str = ""
     unprefixed: tuple[str, ...] = field(default=())
     """Names of theirs that never carry the prefix (``lm_head.weight``)."""
+    extra_prefix: str = ""
+    """What some of their files put before every name, though their class has no such module (``bert.``)."""
+    old_endings: tuple[tuple[str, str], ...] = ()
+    """How names end in old files, and today: (``LayerNorm.gamma``, ``LayerNorm.weight``)."""
 
     def read(self, theirs: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """Our tensors from theirs. `shapes`: of every tensor of our model. Raises WeightsError listing every problem.
@@ -193,7 +202,10 @@ class Table:
         return any(fnmatch.fnmatchcase(full, pattern) for pattern in patterns for full in (name, self._full(name)))
 
     def _full(self, name: str) -> str:
-        prefix = self.optional_prefix
+        """The name as their class has it today."""
+        for old, new in self.old_endings:
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        name, prefix = name.removeprefix(self.extra_prefix), self.optional_prefix
         bare = not prefix or name.startswith(prefix) or name in self.unprefixed
         return name if bare else prefix + name
 

@@ -1,12 +1,15 @@
-"""Embeddings of tokens and of absolute positions. Padding (index -1) gets a row of zeros from position tables."""
+"""Embeddings of tokens, of their types, and of positions. Padding (index -1) gets zeros from position tables."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from formers.axes import Hidden, Ids
 from formers.errors import ConfigError
+from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
 
 
@@ -23,6 +26,37 @@ class LearnedPositions(nn.Module):
             check_length(positions.start + positions.length, self.table.num_embeddings)
             return self.table(positions.index)
         return self.table(positions.table_index) * positions.present[..., None]
+
+
+class TextEmbedding(nn.Module):
+    """dropout(norm(tokens + types + positions)): what an encoder reads (BERT, 1810.04805, figure 2).
+
+    num_types  0: tokens have no types. Where none are given, all are of type 0
+    """
+
+    def __init__(
+        self, vocab_size: int, width: int, *, max_length: int, num_types: int, eps: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, width)
+        self.types = nn.Embedding(num_types, width) if num_types else None
+        self.places = LearnedPositions(max_length, width)
+        self.norm, self.dropout = LayerNorm(width, eps), dropout
+
+    def forward(self, input_ids: Ids, positions: Positions, token_types: Ids | None = None) -> Hidden:
+        """Raises ConfigError where token types are not as many as tokens."""
+        x = self.tokens(input_ids)
+        if self.types is not None:
+            x = x + (self.types.weight[0] if token_types is None else self._typed(token_types, input_ids))
+        x = self.norm(x + self.places(positions))
+        return F.dropout(x, self.dropout, self.training)
+
+    def _typed(self, token_types: Ids, input_ids: Ids) -> Hidden:
+        assert self.types is not None
+        if token_types.shape != input_ids.shape:
+            found, wanted = list(token_types.shape), list(input_ids.shape)
+            raise ConfigError(f"token_types of shape {found} for input_ids {wanted}", "a type for every token")
+        return self.types(token_types)
 
 
 class SinusoidalPositions(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from formers.axes import Hidden, Ids, Logits
+from formers.axes import Hidden, Ids
 from formers.errors import ConfigError, StateError
 from formers.parts.positions import Positions
 from formers.parts.states import StagedState, State, Tree
@@ -17,10 +17,16 @@ from formers.parts.states import StagedState, State, Tree
 
 @dataclass
 class Output:
-    """logits [batch, seq, vocab]; state: what was staged, None where no state was given."""
+    """What a forward gives.
 
-    logits: Logits
+    logits  [batch, seq, vocab]; of heads that label: [batch, seq, labels], of those that read a row as one [batch, labels]
+    state   what was staged, None where no state was given
+    pair    [batch, 2] beside the logits of the tokens, of heads that pretrain on pairs of sentences
+    """
+
+    logits: Tensor
     state: StagedState | None = None
+    pair: Tensor | None = None
 
 
 class Model(nn.Module):
@@ -52,6 +58,10 @@ class Model(nn.Module):
         given = {"source": source, "token_types": token_types, "is_global": is_global}
         given = {name: value for name, value in given.items() if value is not None}
         hidden, staged = self.body(input_ids, positions, state, **given)
+        return self.answer(hidden, positions, staged)
+
+    def answer(self, hidden: Hidden, positions: Positions | None, staged: StagedState | None) -> Output:
+        """What the head makes of `hidden`. Encoders tell a head that reads one token of a row where its tokens stand."""
         return Output(self.head(hidden), staged)
 
     def body(

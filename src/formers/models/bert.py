@@ -1,0 +1,292 @@
+"""BERT: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding" (1810.04805).
+
+x = norm(tokens + types + positions); for every block x = norm(x + attention(x)), x = norm(x + feed_forward(x)).
+
+`head` in the config says what stands on top, each the class of transformers that its folders name:
+
+    masked_token  BertForMaskedLM: norm(gelu(transform x)) tokens^T + bias         logits [batch, seq, vocab]
+    pretraining   BertForPreTraining: the same, and whether the second sentence follows   and pair [batch, 2]
+    pair          BertForNextSentencePrediction: 0 it follows, 1 it does not       [batch, 2]
+    sequence      BertForSequenceClassification: of a text or a pair               [batch, num_labels]
+    token         BertForTokenClassification                                       [batch, seq, num_labels]
+    span          BertForQuestionAnswering: where the answer starts and ends       [batch, seq, 2]
+    pooler        BertModel: tanh(linear(first token)); its `body` gives every token's   [batch, d_model]
+
+Departures
+- Query, key and value are one linear map; checkpoints hold three. The weight table joins them.
+- Positions of padding (index -1) give a row of zeros, and no token sees padding. Google's code has tokens see each other
+  across a row that is packed; here documents in one row do not.
+- A row's first token is the first that is no padding; transformers takes the first of the row, padding or not.
+- The row of [PAD] learns like any other; transformers keeps gradients of inputs from it (pad_token_id).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from formers.axes import Hidden, Ids
+from formers.config import ACTIVATION_NAMES, ForeignHeads, below_one, head_problems, require
+from formers.parts.embeddings import TextEmbedding
+from formers.parts.encoder import Encoder, encoder_block
+from formers.parts.feed_forward import ACTIVATIONS, activation
+from formers.parts.heads import MaskedTokenHead, Pooler, PretrainingHead, RowHead, TokenHead
+from formers.parts.norms import LayerNorm
+from formers.parts.positions import Positions
+from formers.parts.states import Tree
+from formers.parts.trunk import PostNorm
+from formers.weights import Fuse, Ignore, Rename, Rule, Table, Tie, both
+
+
+@dataclass(frozen=True)
+class BERTConfig:
+    """Sizes of BERT base, uncased, by default (section 3). classifier_dropout: `dropout` where None."""
+
+    architecture: ClassVar[str] = "bert"
+
+    vocab_size: int = 30522
+    d_model: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    d_ff: int = 3072
+    max_length: int = 512
+    num_types: int = 2
+    activation: str = "gelu"
+    eps: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float | None = None
+    init_std: float = 0.02
+    head: str = "masked_token"
+    num_labels: int = 2
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length", "num_types")
+        problems = below_one(self, sizes)
+        if not problems and self.d_model % self.num_heads:
+            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
+        if self.activation not in ACTIVATIONS:
+            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        require("BERTConfig", problems + head_problems(self, list(HEADS)))
+
+    @property
+    def label_dropout(self) -> float:
+        """Before the maps to labels."""
+        return self.dropout if self.classifier_dropout is None else self.classifier_dropout
+
+
+_NANO = {"d_model": 64, "num_layers": 2, "num_heads": 2, "d_ff": 256, "vocab_size": 512, "max_length": 128}
+_TINY = {"d_model": 192, "num_layers": 4, "num_heads": 6, "d_ff": 768, "vocab_size": 4096, "max_length": 256}
+
+PRESETS: dict[str, dict] = {
+    "nano": _NANO,
+    "tiny": _TINY,
+    "base": {"d_model": 768, "num_layers": 12, "num_heads": 12, "d_ff": 3072},  # 110M
+    "large": {"d_model": 1024, "num_layers": 24, "num_heads": 16, "d_ff": 4096},  # 340M
+}
+
+
+class BERT(Encoder):
+    """BERT with the head that its config names. `seed` draws the initial weights."""
+
+    inputs = frozenset({"positions", "token_types"})
+
+    def __init__(self, config: BERTConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        d_model, eps = config.d_model, config.eps
+        self.embedding = TextEmbedding(
+            config.vocab_size,
+            d_model,
+            max_length=config.max_length,
+            num_types=config.num_types,
+            eps=eps,
+            dropout=config.dropout,
+        )
+        blocks = [block(config) for _ in range(config.num_layers)]
+        self.trunk = PostNorm(blocks, lambda: LayerNorm(d_model, eps), dropout=config.dropout)
+        self.complete(HEADS[config.head](config), seed)
+
+    def run(
+        self, input_ids: Ids, positions: Positions, state: None, token_types: Ids | None = None
+    ) -> tuple[Hidden, Tree | None]:
+        return self.trunk(self.embedding(input_ids, positions, token_types), positions)
+
+
+def block(config: BERTConfig) -> dict[str, nn.Module]:
+    return encoder_block(
+        config.d_model,
+        config.num_heads,
+        config.d_ff,
+        activation=config.activation,
+        attention_dropout=config.attention_dropout,
+    )
+
+
+def masked_token(config: BERTConfig) -> MaskedTokenHead:
+    return MaskedTokenHead(config.d_model, config.vocab_size, activation=activation(config.activation), eps=config.eps)
+
+
+def pair(config: BERTConfig) -> RowHead:
+    return RowHead(Pooler(config.d_model), 2)
+
+
+HEADS: dict[str, Callable[[BERTConfig], nn.Module]] = {
+    "masked_token": masked_token,
+    "pretraining": lambda c: PretrainingHead(masked_token(c), pair(c)),
+    "pair": pair,
+    "sequence": lambda c: RowHead(Pooler(c.d_model), c.num_labels, dropout=c.label_dropout),
+    "token": lambda c: TokenHead(c.d_model, c.num_labels, dropout=c.label_dropout),
+    "span": lambda c: TokenHead(c.d_model, 2),
+    "pooler": lambda c: Pooler(c.d_model),
+}
+
+
+FOREIGN = ForeignHeads(
+    "bert",
+    classes={
+        "BertForMaskedLM": "masked_token",
+        "BertForPreTraining": "pretraining",
+        "BertForNextSentencePrediction": "pair",
+        "BertForSequenceClassification": "sequence",
+        "BertForTokenClassification": "token",
+        "BertForQuestionAnswering": "span",
+        "BertModel": "pooler",
+    },
+    names={
+        "vocab_size": "vocab_size",
+        "hidden_size": "d_model",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "intermediate_size": "d_ff",
+        "max_position_embeddings": "max_length",
+        "type_vocab_size": "num_types",
+        "hidden_act": "activation",
+        "layer_norm_eps": "eps",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+        "classifier_dropout": "classifier_dropout",
+        "initializer_range": "init_std",
+    },
+    values={"activation": ACTIVATION_NAMES},
+    fixed={"position_embedding_type": "absolute", "is_decoder": False, "tie_word_embeddings": True},
+    defaults={
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "classifier_dropout": None,
+        "initializer_range": 0.02,
+    },
+)
+
+
+def weights(config: BERTConfig) -> Table:
+    """Our tensors and those of the class of transformers that has this head."""
+    bert = prefix(config)
+    pairs = [
+        ("embedding.tokens", f"{bert}embeddings.word_embeddings"),
+        ("embedding.places.table", f"{bert}embeddings.position_embeddings"),
+        ("embedding.types", f"{bert}embeddings.token_type_embeddings"),
+    ]
+    rules: list[Rule] = [Rename(f"{our}.weight", f"{their}.weight") for our, their in pairs]
+    rules += both("embedding.norm", f"{bert}embeddings.LayerNorm")
+    for i in range(config.num_layers):
+        ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"{bert}encoder.layer.{i}"
+        for kind in ("weight", "bias"):
+            parts = tuple(f"{theirs}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
+            rules.append(Fuse(f"{ours}.attention.project.linear.{kind}", parts, (config.d_model,) * 3))
+        rules += both(f"{ours}.attention.mix.linear", f"{theirs}.attention.output.dense")
+        rules += both(f"{norms}.attention", f"{theirs}.attention.output.LayerNorm")
+        rules += both(f"{ours}.feed_forward.expand", f"{theirs}.intermediate.dense")
+        rules += both(f"{ours}.feed_forward.contract", f"{theirs}.output.dense")
+        rules += both(f"{norms}.feed_forward", f"{theirs}.output.LayerNorm")
+    head, ties = head_weights(config.head)
+    apart = [name for rule in head for name in rule.theirs] + [tie.their for tie in ties]
+    return Table(
+        (*rules, *head),
+        ties,
+        ignored(config.head),
+        optional_prefix=bert,
+        unprefixed=tuple(name for name in apart if not name.startswith("bert.")),
+        extra_prefix="" if bert else "bert.",
+        old_endings=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+    )
+
+
+def prefix(config: BERTConfig) -> str:
+    """What stands before names of the body: BertModel is the body itself."""
+    return "" if config.head == "pooler" else "bert."
+
+
+def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
+    """Rules and ties of a head's tensors."""
+    pooler = "bert.pooler.dense"
+    if head == "masked_token":
+        return masked_token_weights("head")
+    if head == "pretraining":
+        rules, ties = masked_token_weights("head.tokens")
+        return rules + both("head.pair.pool.linear", pooler) + both("head.pair.linear", "cls.seq_relationship"), ties
+    if head == "pair":
+        return both("head.pool.linear", pooler) + both("head.linear", "cls.seq_relationship"), ()
+    if head == "sequence":
+        return both("head.pool.linear", pooler) + both("head.linear", "classifier"), ()
+    theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler.dense"}
+    return both("head.linear", theirs[head]), ()
+
+
+def masked_token_weights(ours: str) -> tuple[list[Rule], tuple[Tie, ...]]:
+    theirs = "cls.predictions"
+    rules = both(f"{ours}.transform", f"{theirs}.transform.dense") + both(
+        f"{ours}.norm", f"{theirs}.transform.LayerNorm"
+    )
+    bias = f"{ours}.linear.bias"
+    ties = (
+        Tie(f"{ours}.linear.weight", "embedding.tokens.weight", f"{theirs}.decoder.weight"),
+        Tie(bias, bias, f"{theirs}.decoder.bias"),  # one bias, which some files hold under both names
+    )
+    return [*rules, Rename(bias, f"{theirs}.bias")], ties
+
+
+def ignored(head: str) -> tuple[Ignore, ...]:
+    """What files of pretrained models hold beside the body and this head."""
+    found = [Ignore("*embeddings.position_ids", "0, 1, .., stored as a buffer by older files")]
+    if head not in ("pretraining", "pair", "sequence", "pooler"):
+        found.append(Ignore("*pooler.dense.*", "older classes keep a pooler that their head does not read"))
+    if head not in ("pretraining", "masked_token"):
+        found.append(Ignore("cls.predictions.*", "the head of pretraining, which files of pretrained bodies keep"))
+    if head not in ("pretraining", "pair"):
+        found.append(Ignore("cls.seq_relationship.*", "the head of pretraining, which files of pretrained bodies keep"))
+    return tuple(found)
+
+
+def activations(config: BERTConfig) -> list[tuple[str, str]]:
+    """Modules whose outputs mean the same in ours and in Hugging Face's, in the order they run."""
+    bert = prefix(config)
+    pairs = [("embedding.tokens", f"{bert}embeddings.word_embeddings"), ("embedding", f"{bert}embeddings")]
+    for i in range(config.num_layers):
+        ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"{bert}encoder.layer.{i}"
+        pairs += [
+            (f"{ours}.attention.mix.linear", f"{theirs}.attention.output.dense"),
+            (f"{norms}.attention", f"{theirs}.attention.output.LayerNorm"),
+            (f"{ours}.feed_forward.expand", f"{theirs}.intermediate.dense"),
+            (f"{ours}.feed_forward.contract", f"{theirs}.output.dense"),
+            (f"{norms}.feed_forward", f"{theirs}.output.LayerNorm"),
+            (f"trunk.stream.{i}", theirs),
+        ]
+    heads = {
+        "masked_token": "cls",
+        "pair": "cls",
+        "sequence": "classifier",
+        "token": "classifier",
+        "span": "qa_outputs",
+    }
+    return [*pairs, ("head", heads[config.head])] if config.head in heads else pairs
+
+
+CONFIG, MODEL = BERTConfig, BERT
