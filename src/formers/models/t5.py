@@ -172,7 +172,7 @@ class T5(Model):
             encoded = self.encode(source)
             if encoded.hidden.shape[0] != batch_size:
                 raise StateError(f"{encoded.hidden.shape[0]} sources for a state of {batch_size} rows", "as many")
-            return self.trunk.init_state(batch_size, max_length, source=encoded, **kind)
+            return self.trunk.init_state(batch_size, max_length, source=encoded, **kind)  # type: ignore[operator]
 
     def drop(self, x: Hidden) -> Hidden:
         return F.dropout(x, self.config.dropout, self.training)
@@ -185,12 +185,12 @@ class T5(Model):
             return
         c = self.config
 
-        def draw(weight: torch.Tensor, std: float) -> None:
+        def draw(weight: Any, std: float) -> None:
             nn.init.normal_(weight, 0.0, c.init_factor * std, generator=generator)
 
         draw(self.tokens.weight, 1.0)
         if not c.tie:
-            draw(self.head.linear.weight, c.d_model**-0.5)
+            draw(self.head.linear.weight, c.d_model**-0.5)  # type: ignore[union-attr]
         for module in self.modules():
             if isinstance(module, Project | CrossProject):
                 draw(module.linear.weight, c.d_model**-0.5)

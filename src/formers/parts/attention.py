@@ -133,7 +133,7 @@ class Attention(nn.Module):
         return None if self.remember is None else self.remember.init_state(batch_size, max_length, **kind)
 
     def forward(
-        self, x: Hidden, positions: Positions, state: KeyValueRing | None = None, source: None = None
+        self, x: Hidden, positions: Positions, state: KeyValueRing | None = None, source: Any = None
     ) -> tuple[Hidden, Any]:
         q, k, v, k_positions, staged = self.look(x, positions, state)
         return self.mix(self.heads(self.weigh(q, k, v, positions, k_positions))), staged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class FeedForward(nn.Module):
         self.activation = activation(activation_name)
         self.neurons = Tap()
 
-    def forward(self, x: Hidden, positions: Positions, state: None = None, source: None = None) -> tuple[Hidden, None]:
+    def forward(self, x: Hidden, positions: Positions, state: None = None, source: Any = None) -> tuple[Hidden, None]:
         neurons = self.neurons(self.activation(self.expand(x)))
         if self.training and self.dropout:
             neurons = F.dropout(neurons, self.dropout)
@@ -85,7 +86,7 @@ class GatedFeedForward(nn.Module):
         self.activation = activation(activation_name)
         self.neurons = Tap()
 
-    def forward(self, x: Hidden, positions: Positions, state: None = None, source: None = None) -> tuple[Hidden, None]:
+    def forward(self, x: Hidden, positions: Positions, state: None = None, source: Any = None) -> tuple[Hidden, None]:
         neurons = self.neurons(self.activation(self.gate(x)) * self.expand(x))
         if self.training and self.dropout:
             neurons = F.dropout(neurons, self.dropout)

@@ -90,7 +90,9 @@ class SourceKeys:
         return Positions(self.index, self.document)
 
     def map_rows(self, function: Callable[[Tensor], Tensor]) -> SourceKeys:
-        return SourceKeys(**{name: function(tensor) for name, tensor in self.tensors().items()}, whole=self.whole)
+        mapped = SourceKeys(**{name: function(tensor) for name, tensor in self.tensors().items()})  # type: ignore[arg-type]
+        mapped.whole = self.whole
+        return mapped
 
     def reset(self, rows: Tensor) -> SourceKeys:
         """The same: a row that begins anew writes anew from its source."""
@@ -107,7 +109,7 @@ class SourceKeys:
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> SourceKeys:
-        return SourceKeys(**tensors)
+        return SourceKeys(**tensors)  # type: ignore[arg-type]
 
 
 class CrossProject(nn.Module):
@@ -145,7 +147,7 @@ class CrossAttention(Attention):
         document = None if p.document is None else p.document.contiguous()
         return SourceKeys(k.to(**kind), v.to(**kind), p.index.contiguous(), document, p.start == 0)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, x: Hidden, positions: Positions, state: SourceKeys | None = None, source: Encoded | None = None
     ) -> tuple[Hidden, None]:
         if state is None:
