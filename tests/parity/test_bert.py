@@ -1,0 +1,152 @@
+"""BERT against transformers' own, head by head: float64, every parameter random, sizes prime where they can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from formers.errors import ConfigError
+from formers.models.bert import BERT, FOREIGN, HEADS, PRESETS, BERTConfig
+from tests.parity.encoder_defects import NINE, TOLERANCE, check_defect
+from tests.parity.encoders import (
+    Batch,
+    batch,
+    cases,
+    check_old_names,
+    check_there_and_back,
+    compare,
+    ours_of,
+    theirs_of,
+    token_labels,
+    twins,
+)
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 101, "d_model": 39, "num_layers": 3, "num_heads": 3, "d_ff": 53, "max_length": 71, "num_types": 3,
+}  # fmt: skip
+LABELS = {"sequence": 5, "token": 7}
+
+
+def sizes(head: str) -> dict[str, Any]:
+    return SIZES | {"num_labels": LABELS.get(head, 2)}
+
+
+def given(side: str, head: str = "masked_token") -> Batch:
+    return batch(side, vocab_size=101, num_labels=LABELS.get(head, 2), num_types=3)
+
+
+@pytest.mark.parametrize(("head", "side", "attention"), cases(HEADS))
+def test_hidden_states_logits_loss_and_every_gradient(head: str, side: str, attention: str) -> None:
+    ours, theirs, table = twins("bert", head, attention=attention, **sizes(head))
+    found = compare(ours, theirs, table, given(side, head))
+    print(f"bert {head} {side}: {found.worst:.1e}")
+    found.assert_within(TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"activation": "gelu_tanh", "eps": 3e-3}, {"activation": "relu"}, {"num_heads": 1}]
+)
+def test_other_settings_too(changes: dict[str, Any]) -> None:
+    ours, theirs, table = twins("bert", "masked_token", **SIZES | changes)
+    compare(ours, theirs, table, given("right")).assert_within(TOLERANCE)
+
+
+@pytest.mark.parametrize("head", ["pair", "sequence", "pooler", "pretraining"])
+def test_a_row_padded_on_the_left_is_read_by_its_first_token(head: str) -> None:
+    """Equal to the same texts padded on the right, which is how transformers wants them."""
+    ours, theirs, _ = twins("bert", head, **sizes(head))
+    right = given("right", head)
+    lengths = right.real.sum(-1)
+    rolled = [torch.roll(row, int(23 - n)) for row, n in zip(right.ids, lengths, strict=True)]
+    types = [torch.roll(row, int(23 - n)) for row, n in zip(right.types, lengths, strict=True)]  # type: ignore[arg-type]
+    left = ours(torch.stack(rolled), positions=given("left").positions, token_types=torch.stack(types))
+    wanted = theirs_of(theirs, head, right, token_labels(ours, right))
+    row, expected = (left.pair, wanted.pair) if head == "pretraining" else (left.logits, wanted.logits)
+    assert row is not None
+    assert expected is not None
+    assert (row - expected).abs().max() <= TOLERANCE
+
+
+def test_types_that_are_not_given_are_type_0() -> None:
+    ours, _, _ = twins("bert", "masked_token", **SIZES)
+    ids = given("whole").ids
+    zeros, ones = torch.zeros_like(ids), torch.ones_like(ids)
+    assert torch.equal(ours(ids).logits, ours(ids, token_types=zeros).logits)
+    assert not torch.equal(ours(ids).logits, ours(ids, token_types=ones).logits)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_there_and_back_is_bit_identical_and_their_auto_class_opens_it(head: str, tmp_path: Path) -> None:
+    check_there_and_back(twins("bert", head, **sizes(head))[1], tmp_path)
+
+
+def test_names_of_labels_go_there_and_back(tmp_path: Path) -> None:
+    config = BERTConfig(**SIZES, head="token", num_labels=3, labels=("O", "B-PER", "I-PER"))
+    theirs = FOREIGN.write(config)
+    assert theirs["id2label"] == {"0": "O", "1": "B-PER", "2": "I-PER"}
+    assert FOREIGN.read(theirs)["labels"] == config.labels
+    assert FOREIGN.read(FOREIGN.write(BERTConfig(head="sequence", num_labels=5)))["num_labels"] == 5
+
+
+@pytest.mark.parametrize("head", ["masked_token", "pooler"])
+def test_names_of_old_files_are_read(head: str, tmp_path: Path) -> None:
+    check_old_names(twins("bert", head, **SIZES)[1], tmp_path)
+
+
+def test_what_is_not_implemented_is_refused_all_at_once() -> None:
+    theirs = FOREIGN.write(BERTConfig()) | {
+        "position_embedding_type": "relative_key",
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "hidden_act": "mish",
+        "architectures": ["BertForMultipleChoice"],
+        "tie_word_embeddings": False,
+    }
+    with pytest.raises(ConfigError) as caught:
+        FOREIGN.read(theirs)
+    for name in ("relative_key", "is_decoder", "add_cross_attention", "mish", "BertForMultipleChoice", "tie_word"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "head", "parameters"),
+    [("base", "pooler", 109_482_240), ("base", "pretraining", 110_106_428), ("large", "pooler", 335_141_888)],
+)
+def test_the_published_sizes_have_the_published_parameters(preset: str, head: str, parameters: int) -> None:
+    with torch.device("meta"):
+        made = BERT(BERTConfig(**PRESETS[preset], head=head))
+    assert sum(p.numel() for p in made.parameters()) == parameters
+
+
+# --- ten defects ------------------------------------------------------------------------------------------------------
+
+
+def every_token_of_type_0(model: Any) -> None:
+    model.embedding._typed = lambda types, ids: model.embedding.types(torch.zeros_like(types))
+
+
+TEN = NINE | {"token types not read": every_token_of_type_0}
+
+
+@pytest.mark.parametrize("name", TEN)
+def test_parity_catches_the_defect(name: str) -> None:
+    assert len(TEN) == 10
+    check_defect(name, TEN[name], "bert", given("right"), SIZES)
+
+
+def test_a_wrong_form_of_gelu_in_the_head_is_caught_too() -> None:
+    ours, theirs, table = twins("bert", "masked_token", **SIZES)
+    ours.head.activation = lambda x: F.gelu(x, approximate="tanh")
+    assert compare(ours, theirs, table, given("whole")).worst > 1e3 * TOLERANCE
+
+
+def test_the_chunked_loss_of_masked_tokens_is_the_loss_of_the_logits() -> None:
+    ours, _, _ = twins("bert", "masked_token", **SIZES)
+    one = given("right")
+    answer = ours_of(ours, one)
+    whole = F.cross_entropy(answer.logits.flatten(0, 1), token_labels(ours, one).flatten())
+    assert (answer.loss - whole).abs() <= TOLERANCE
