@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from formers.errors import TargetError
-from formers.laws.subject import Answer, ModelRaised, Subject, mode
+from formers.laws.subject import Answer, ModelRaised, Subject, mode, seeded
 from formers.parts.positions import Positions
 from formers.parts.trunk import Trunk, set_recompute
 
@@ -47,8 +47,9 @@ def adapt(
 
 
 def _kind(model: nn.Module) -> type[Subject]:
-    if isinstance(getattr(model, "inputs", None), frozenset | set) and "input_ids" not in model.inputs:  # type: ignore[operator]
-        return OurModel
+    inputs: Any = getattr(model, "inputs", None)
+    if isinstance(inputs, frozenset | set) and "input_ids" not in inputs:
+        return FromSource if "source" in inputs else OurModel
     if hasattr(getattr(model, "config", None), "model_type") and "attention_mask" in _parameters(model):
         return TransformersModel
     return AnyModule
@@ -120,10 +121,10 @@ def _has_trunk(model: nn.Module) -> bool:
 class OurModel(AnyModule):
     """A model of this library's contract: `inputs` says what it accepts, states are staged and committed."""
 
-    def forward(self, input_ids: Tensor, positions: Positions | None, state: Any) -> Answer:
-        given = {"positions": positions, "state": state}
+    def forward(self, input_ids: Tensor, positions: Positions | None, state: Any, source: Any = None) -> Answer:
+        given = {"positions": positions, "state": state, "source": source}
         output = self.model(input_ids, **{name: value for name, value in given.items() if value is not None})
-        return Answer(logits_of(output), getattr(output, "state", None))
+        return Answer(_by_token(output, input_ids), getattr(output, "state", None))
 
     def init_state(self, batch_size: int, max_length: int) -> Any:
         return self.model.init_state(batch_size, max_length)  # type: ignore[operator]
@@ -152,6 +153,32 @@ class OurModel(AnyModule):
             return None
         built = type(self.original)(self.original.config, seed=seed)
         return built.to(self.device)
+
+
+SOURCE_LENGTH = 7
+
+
+class FromSource(OurModel):
+    """An encoder-decoder: the laws are of its decoder, every row of which writes from the same few random ids."""
+
+    def forward(self, input_ids: Tensor, positions: Positions | None, state: Any, source: Any = None) -> Answer:
+        return super().forward(input_ids, positions, state, self._source(input_ids.shape[0]) if state is None else None)
+
+    def init_state(self, batch_size: int, max_length: int) -> Any:
+        with seeded(0, self.device):  # in training mode the encoder drops
+            return self.model.init_state(batch_size, max_length, source=self._source(batch_size))  # type: ignore[operator]
+
+    def _source(self, batch_size: int) -> Tensor:
+        ids = torch.randint(0, self.vocab_size, (1, SOURCE_LENGTH), generator=torch.Generator().manual_seed(0))
+        return ids.to(self.device).expand(batch_size, -1)
+
+
+def _by_token(output: Any, input_ids: Tensor) -> Tensor:
+    """All that an output says, as logits [batch, seq, ..]: what it says of a row stands beside each of its tokens."""
+    logits, pair, (rows, length) = logits_of(output), getattr(output, "pair", None), input_ids.shape
+    if logits.ndim == 2 and len(logits) == rows:
+        logits = logits[:, None].expand(rows, length, -1)
+    return logits if pair is None else torch.cat([logits, pair[:, None].expand(rows, length, -1)], -1)
 
 
 def _constructor(model: nn.Module) -> bool:
@@ -241,4 +268,14 @@ def recomputing(subject: Subject) -> Iterator[None]:
         subject.set_recompute(False)
 
 
-__all__ = ["AnyModule", "Cached", "ModelRaised", "OurModel", "TransformersModel", "adapt", "logits_of", "recomputing"]
+__all__ = [
+    "AnyModule",
+    "Cached",
+    "FromSource",
+    "ModelRaised",
+    "OurModel",
+    "TransformersModel",
+    "adapt",
+    "logits_of",
+    "recomputing",
+]
