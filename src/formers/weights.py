@@ -191,7 +191,7 @@ class Table:
         for name in theirs:
             if self._is_ignored(name):
                 continue
-            full = self._full(name)
+            full = self.today(name)
             if full in names:
                 twice.append(f"{names[full]} and {name} are the same tensor")
             names[full] = name
@@ -199,9 +199,9 @@ class Table:
 
     def _is_ignored(self, name: str) -> bool:
         patterns = [rule.pattern for rule in self.ignored]
-        return any(fnmatch.fnmatchcase(full, pattern) for pattern in patterns for full in (name, self._full(name)))
+        return any(fnmatch.fnmatchcase(full, pattern) for pattern in patterns for full in (name, self.today(name)))
 
-    def _full(self, name: str) -> str:
+    def today(self, name: str) -> str:
         """The name as their class has it today."""
         for old, new in self.old_endings:
             name = name.removesuffix(old) + new if name.endswith(old) else name

@@ -31,6 +31,7 @@ from formers.hub.files import (
     write_json,
     write_tensors,
 )
+from formers.hub.heads import is_another_head, under_another_head
 from formers.models import registry
 from formers.text import Tokenizer
 from formers.weights import listed
@@ -55,7 +56,8 @@ def load_folder(
 ) -> nn.Module:
     """The model of a folder, in evaluation mode. Weights keep the type they are stored in unless `dtype` is given.
 
-    changes  settings in place of the stored ones, by our names; the tensors must still fit
+    changes  settings in place of the stored ones, by our names; the tensors must still fit. Another `head` of an encoder
+             takes from the folder what it can, and draws the rest from one seed
     code  the user's ``file.py:function`` that builds the model, for a folder that was saved from one. A folder never
           brings code of its own to be run.
 
@@ -111,16 +113,20 @@ def _load_theirs(
     module = foreign_module(settings["model_type"])
     stated = configs.from_dict(module.CONFIG, module.FOREIGN.read(settings))
     tensors = Tensors(folder, dtype=dtype, device=device)
-    config = configs.replace(module.FOREIGN.settle(stated, tensors.keys()), **changes)
+    stored = module.FOREIGN.settle(stated, tensors.keys())
+    config = configs.replace(stored, **changes)
     check_tokenizer(folder, config.vocab_size)
     model = _on_meta(module, config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    table = module.weights(config)
+    table, drawn = module.weights(config), {}
+    if is_another_head(stored, config):
+        table, drawn = under_another_head(module, stored, config, tensors)
     try:
-        ours = table.read(tensors, shapes)
+        ours = table.read(tensors, {name: shape for name, shape in shapes.items() if name not in drawn})
     except WeightsError as error:
         raise _of_another_model(folder, settings["model_type"], table.likeness(tensors), tensors, error) from None
-    return assign(model, ours)
+    like = next(iter(ours.values()))
+    return assign(model, ours | {name: tensor.to(like) for name, tensor in drawn.items()})
 
 
 def _of_another_model(

@@ -13,7 +13,9 @@ from formers.errors import TargetError
 
 
 def open_with_transformers(folder: str, dtype: Any = None) -> nn.Module:
-    """A causal language model of transformers, in evaluation mode; safetensors only, and no code from the folder.
+    """A model of transformers, in evaluation mode; safetensors only, and no code from the folder.
+
+    Of the class that its config names, where that is one with a head; else a causal language model.
 
     Raises:
         TargetError: transformers is not installed, or cannot open the folder.
@@ -25,7 +27,10 @@ def open_with_transformers(folder: str, dtype: Any = None) -> nn.Module:
     kind = {} if dtype is None else {"dtype": dtype}
     try:
         with _without_progress(transformers.logging):
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **kind)
+            named = transformers.AutoConfig.from_pretrained(folder).architectures or [""]
+            headed = "For" in named[0] and getattr(transformers, named[0], None)
+            maker = headed or transformers.AutoModelForCausalLM
+            model = maker.from_pretrained(folder, use_safetensors=True, **kind)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TargetError(

@@ -106,7 +106,7 @@ def finite(subject: Subject, trial: Trial) -> Finding:
     with precision(torch.bfloat16):
         with traced(narrow.model) as calls:
             logits = narrow(ids).logits
-        loss = F.cross_entropy(logits.float().flatten(0, 1), trial.ids(2).flatten())
+        loss = F.cross_entropy(logits.float().flatten(0, 1), _targets(logits, trial).flatten())
         found = narrow.gradients(loss) if logits.requires_grad else []
     wrong = int((~logits.isfinite()).sum()) + sum(int((~g.isfinite()).sum()) for g in found)
     if not wrong:
@@ -118,6 +118,11 @@ def finite(subject: Subject, trial: Trial) -> Finding:
     return Finding(float(wrong), 0.0, blame or owner(narrow.model, broken[0]), detail)
 
 
+def _targets(logits: Tensor, trial: Trial) -> Tensor:
+    """Random targets: tokens, or of heads that label as many labels as they have."""
+    return trial.ids(*logits.shape[:2]) % logits.shape[-1]
+
+
 @law(
     "first loss near ln V", "A fresh model knows nothing: its loss is that of guessing, ln V.", needs=["fresh weights"]
 )
@@ -126,14 +131,12 @@ def first_loss(subject: Subject, trial: Trial) -> Finding:
     built = copied(subject.original) if subject.is_fresh else subject.anew(trial.seed)
     if built is None:
         return Finding.not_applicable("trained weights, and the model was changed since it was built from its config")
-    fresh, wanted = subject.on(built.eval()), math.log(trial.vocab_size)
-    ids, targets = trial.ids(4), trial.ids(4)
+    fresh, ids = subject.on(built.eval()), trial.ids(4)
     with precision(dtype_of(built)), traced(fresh.model) as calls:
         logits = fresh(ids).logits.float()
-    loss = float(F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
-    finding = Finding(
-        abs(loss - wanted), FIRST_LOSS * wanted, None, f"loss {loss:.3f}, ln {trial.vocab_size} = {wanted:.3f}"
-    )
+    width = logits.shape[-1]
+    wanted, loss = math.log(width), float(F.cross_entropy(logits.flatten(0, 1), _targets(logits, trial).flatten()))
+    finding = Finding(abs(loss - wanted), FIRST_LOSS * wanted, None, f"loss {loss:.3f}, ln {width} = {wanted:.3f}")
     if finding.holds:
         return finding
     loud = first_where(calls, lambda t: bool(t.float().std() > 5.0)) or calls[-1].name

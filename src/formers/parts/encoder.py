@@ -17,8 +17,6 @@ from formers.parts.model import Model, Output
 from formers.parts.positions import Positions
 from formers.parts.states import StagedState
 
-ONE_TEXT = "its head reads a row by its first token, so a row is one text"
-
 
 class Encoder(Model):
     """A model whose every token sees the whole text. It keeps no state.
@@ -37,8 +35,7 @@ class Encoder(Model):
         self.head = head
         if hasattr(head, "tie"):
             head.tie(self.embedding.tokens)  # type: ignore[operator]
-        if isinstance(head, RowHead | Pooler | PretrainingHead):
-            self.law_exceptions = {"documents stay apart": ONE_TEXT}
+        self.law_exceptions = law_exceptions(head)
         if not self.embedding.tokens.weight.is_meta:
             with torch.no_grad():
                 initialise_normal(self, self.config.init_std, torch.Generator().manual_seed(seed))
@@ -49,6 +46,16 @@ class Encoder(Model):
         if isinstance(self.head, PretrainingHead):
             return Output(self.head(hidden), pair=self.head.pair(hidden, positions))
         return Output(self.head(hidden))
+
+
+def law_exceptions(head: nn.Module) -> dict[str, str]:
+    """The laws that say nothing of a model with this head, and why."""
+    exceptions = {}
+    if isinstance(head, RowHead | Pooler | PretrainingHead):
+        exceptions["documents stay apart"] = "its head reads a row by its first token, so a row is one text"
+    if isinstance(head, Pooler | nn.Identity):
+        exceptions["first loss near ln V"] = "it is a body without a head, and gives no logits"
+    return exceptions
 
 
 def encoder_block(

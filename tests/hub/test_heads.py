@@ -1,0 +1,139 @@
+"""A stored body under another head: what is read, what is drawn, what is passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import formers
+from formers.errors import ConfigError, WeightsError
+from tests.parity.encoders import twins
+
+SIZES: dict[str, dict[str, Any]] = {
+    "bert": {"vocab_size": 31, "d_model": 22, "num_layers": 2, "num_heads": 2, "d_ff": 37, "max_length": 29},
+    "albert": {
+        "vocab_size": 31, "d_embedding": 7, "d_model": 22, "num_layers": 2, "num_heads": 2, "d_ff": 37, "max_length": 29,
+    },
+    "distilbert": {"vocab_size": 31, "d_model": 22, "num_layers": 2, "num_heads": 2, "d_ff": 37, "max_length": 29},
+}  # fmt: skip
+IDS = torch.arange(11)[None]
+
+
+def stored(name: str, head: str, folder: Path, **labels: Any) -> Path:
+    twins(name, head, **SIZES[name] | labels)[1].save_pretrained(folder)
+    return folder
+
+
+def body(model: Any) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("name", "had", "wanted", "read"),
+    [
+        ("bert", "pretraining", "masked_token", "all"),
+        ("bert", "pretraining", "pair", "all"),
+        ("bert", "pretraining", "pooler", "all"),
+        ("bert", "pretraining", "sequence", "pool"),
+        ("bert", "masked_token", "sequence", "none"),
+        ("bert", "pooler", "masked_token", "none"),
+        ("bert", "pooler", "sequence", "pool"),
+        ("bert", "token", "pooler", "none"),
+        ("albert", "pretraining", "token", "none"),
+        ("albert", "pooler", "sequence", "pool"),
+        ("distilbert", "masked_token", "sequence", "none"),
+        ("distilbert", "none", "masked_token", "none"),
+        ("distilbert", "masked_token", "none", "all"),
+    ],
+)
+def test_another_head_takes_what_the_folder_has_and_draws_the_rest(
+    name: str, had: str, wanted: str, read: str, tmp_path: Path
+) -> None:
+    folder = stored(name, had, tmp_path)
+    before, after, again = formers.load(folder), formers.load(folder, head=wanted), formers.load(folder, head=wanted)
+    assert same(body(before), body(after))
+    assert same(after.state_dict(), again.state_dict())  # what is drawn is drawn from one seed
+    drawn = {n for n, t in after.head.state_dict().items() if n.endswith("bias") and "norm" not in n and not t.any()}
+    biases = {n for n in after.head.state_dict() if n.endswith("bias") and "norm" not in n}
+    assert drawn == {"all": set(), "pool": {"linear.bias"}, "none": biases}[read]
+    assert {t.dtype for t in after.parameters()} == {torch.float64}
+    assert after(IDS).logits.isfinite().all()
+    if hasattr(after.head, "tie"):
+        assert after.head.linear.weight is after.embedding.tokens.weight
+
+
+def test_more_labels_are_a_new_head(tmp_path: Path) -> None:
+    folder = stored("bert", "sequence", tmp_path, num_labels=3)
+    assert formers.load(folder)(IDS).logits.shape == (1, 3)
+    more = formers.load(folder, num_labels=5)
+    assert more(IDS).logits.shape == (1, 5)
+    assert torch.equal(more.head.pool.linear.weight, formers.load(folder).head.pool.linear.weight)
+
+
+def test_labels_of_one_task_are_not_those_of_another(tmp_path: Path) -> None:
+    folder = stored("bert", "token", tmp_path, num_labels=3)
+    moved = formers.load(folder, head="sequence")
+    assert not torch.equal(moved.head.linear.weight, formers.load(folder).head.linear.weight)
+
+
+def test_what_pretraining_left_in_a_file_is_passed_over(tmp_path: Path) -> None:
+    """As in bert-base-uncased: both heads of pretraining, and a config that names one."""
+    folder = stored("bert", "pretraining", tmp_path)
+    whole = formers.load(folder)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("BertForPreTraining", "BertForMaskedLM"))
+    masked = formers.load(folder)
+    assert masked.config.head == "masked_token"
+    assert torch.equal(masked(IDS).logits, whole(IDS).logits)
+
+
+def test_a_file_without_the_bodys_prefix_or_with_it_is_read(tmp_path: Path) -> None:
+    folder = stored("bert", "pooler", tmp_path)
+    plain = formers.load(folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({f"bert.{n}": t for n, t in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert same(formers.load(folder).state_dict(), plain.state_dict())
+
+
+def test_a_head_that_is_missing_without_being_asked_for_is_an_error(tmp_path: Path) -> None:
+    folder = stored("bert", "pooler", tmp_path)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"BertModel"', '"BertForTokenClassification"'))
+    with pytest.raises(WeightsError, match=r"missing classifier\.bias"):
+        formers.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"head": "sequense"}, "head 'sequense' is none of masked_token"),
+        ({"head": "span", "num_labels": 3}, "head 'span' has 2 labels, num_labels is 3"),
+        ({"num_labels": 3, "labels": ("a", "b")}, "num_labels is 3, labels names 2: a, b"),
+        ({"num_labels": 0}, "num_labels is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder = stored("bert", "masked_token", tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        formers.load(folder, **changes)
+
+
+@pytest.mark.parametrize(("name", "head"), [("bert", "masked_token"), ("albert", "token"), ("distilbert", "sequence")])
+def test_transformers_own_class_is_opened_for_comparison(name: str, head: str, tmp_path: Path) -> None:
+    from formers.hub.targets import resolve
+
+    folder = stored(name, head, tmp_path)
+    theirs = resolve(f"transformers:{folder}").model
+    assert isinstance(theirs, transformers.PreTrainedModel)
+    wanted, found = theirs(IDS).logits, formers.load(folder)(IDS).logits
+    assert (found - wanted).abs().max() <= 1e-9
