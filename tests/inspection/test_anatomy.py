@@ -77,3 +77,16 @@ def test_counting_changes_nothing():
     cost(model)
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_an_encoder_decoder_costs_a_token_of_its_source_and_one_of_its_text():
+    model = formers.build("t5", preset="nano")
+    price = cost(model)
+    maps = sum(p.numel() for name, p in model.named_parameters() if "blocks" in name and p.ndim == 2)
+    tables = 2 * model.config.num_buckets * model.config.num_heads
+    assert price.products_per_token == 2 * (maps - tables + model.head.linear.weight.numel())
+    assert price.attention_per_token == 4 * 2 * 32 * 6  # two heads of 32; encoder, decoder and attention to the source
+    keys, places = 2 * 2 * 32 * 4, 2 * 8  # keys and values of a layer; index and document
+    assert price.state_per_token == 2 * (keys + places)
+    state = model.init_state(1, price.state_tokens, source=torch.zeros(1, price.source_tokens, dtype=torch.long))
+    assert price.state_bytes == state.nbytes

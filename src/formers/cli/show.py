@@ -76,7 +76,8 @@ def _facts(root: Part, price: Cost, max_length: int | None) -> list[tuple[str, s
         ("weights", f"{size(root.bytes)}; training with AdamW holds about {size(root.parameters * 16)} (4 x float32)"),
         (
             "forward, a token",
-            f"{price.products_per_token:,} operations of products with weights (2 x rows x columns each)",
+            f"{price.products_per_token:,} operations of products with weights (2 x rows x columns each)"
+            + ", of a token of the source and one of the text together" * (price.source_tokens is not None),
         ),
     ]
     if price.attention_per_token is not None:
@@ -93,6 +94,7 @@ def _facts(root: Part, price: Cost, max_length: int | None) -> list[tuple[str, s
             (
                 "state",
                 f"{size(price.state_per_token)} a token and row; {size(price.state_bytes)} for {price.state_tokens:,} tokens"
+                + (f" and a source of {price.source_tokens:,}" if price.source_tokens else "")
                 + (f", at most {size(price.state_bound)}" if price.state_bound is not None else ""),
             )
         )

@@ -16,6 +16,9 @@ from formers.parts.recollection import MemoryAttention, memory_attentions
 PROBE = 16
 """Tokens of the forward in which products are counted."""
 
+SOURCE = 1024
+"""Tokens of the source whose keys and values are counted in the state of an encoder-decoder."""
+
 ENDLESS = 1 << 40
 """Tokens of a text that no window or memory holds."""
 
@@ -117,9 +120,11 @@ class Cost:
     products_per_token   floating-point operations of matrix products with weights; a multiplication and an addition are two
     attention_per_token  operations for each token that a token attends to, all layers together
     state_per_token      bytes the state grows by with each token of one row
-    state_bytes          bytes of one row's state with room for `state_tokens`
+    state_bytes          bytes of one row's state with room for `state_tokens`, and of an encoder-decoder the keys and values
+                         of a source of `SOURCE` tokens
     state_bound          bytes that one row's state never exceeds, however long the text; None: it grows with it
     memories             of the layers that have one
+    source_tokens        of an encoder-decoder: how long a source `state_bytes` counts
     """
 
     products_per_token: int
@@ -129,6 +134,7 @@ class Cost:
     state_tokens: int | None
     state_bound: int | None = None
     memories: tuple[Held, ...] = ()
+    source_tokens: int | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -142,21 +148,29 @@ class Cost:
 
 @torch.no_grad()
 def cost(model: nn.Module) -> Cost:
-    """Counted in one forward over `PROBE` tokens, so that shared layers count as often as they run."""
+    """Counted in one forward over `PROBE` tokens (and a source of as many), so that shared layers count as often as they
+    run."""
     per_key: list[int] = []
     hooks = [m.register_forward_hook(lambda part, *_: per_key.append(_per_key(part))) for m in _attentions(model)]
     was_training = model.training
     try:
         ids = torch.zeros(1, PROBE, dtype=torch.long, device=next(model.parameters()).device)
+        source = {"source": ids} if writes_from_source(model) else {}
         with FlopCounterMode(display=False) as counter:
-            model.eval()(ids)
+            model.eval()(ids, **source)
     finally:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
     counts = counter.get_flop_counts().get("Global", {})
     products = sum(count for op, count in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
-    return Cost(products // PROBE, sum(per_key) if per_key else None, *_state(model), _held(model))
+    source_tokens = SOURCE if writes_from_source(model) else None
+    return Cost(products // PROBE, sum(per_key) if per_key else None, *_state(model), _held(model), source_tokens)
+
+
+def writes_from_source(model: nn.Module) -> bool:
+    """An encoder-decoder: its costs are of a token of the source and one of the text together."""
+    return "source" in getattr(model, "inputs", ())
 
 
 def _attentions(model: nn.Module) -> list[nn.Module]:
@@ -174,6 +188,7 @@ def _state(model: Any) -> tuple[float | None, int | None, int | None, int | None
         return None, None, None, None
     limit = getattr(model.config, "max_length", None)
     tokens = limit or 1024
+    model = _on_meta(model) if writes_from_source(model) else model
     short, long = (_state_bytes(model, length) for length in (tokens // 2, tokens))
     most = None if limit else _state_bytes(model, ENDLESS)
     bounded = most is not None and most == _state_bytes(model, ENDLESS // 2)
@@ -181,7 +196,16 @@ def _state(model: Any) -> tuple[float | None, int | None, int | None, int | None
 
 
 def _state_bytes(model: Any, length: int) -> int:
-    return model.init_state(1, length, device="meta").nbytes
+    kind: dict[str, Any] = {"device": "meta"}
+    if writes_from_source(model):
+        kind["source"] = torch.zeros(1, SOURCE, dtype=torch.long, device="meta")
+    return model.init_state(1, length, **kind).nbytes
+
+
+def _on_meta(model: Any) -> Any:
+    """The same model without weights: to count the keys of a source, an encoder has to run."""
+    with torch.device("meta"):
+        return type(model)(model.config).to(next(model.parameters()).dtype).eval()
 
 
 def _held(model: nn.Module) -> tuple[Held, ...]:
