@@ -148,7 +148,8 @@ def test_everything_that_is_not_implemented_is_named_at_once():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": {"type": "Unigram"}}, "a model of type 'Unigram'"),
+        ({"model": {"type": "Unigram"}}, "is damaged: KeyError .vocab."),
+        ({"model": {"type": "Lattice"}}, "a model of type .Lattice."),
         ({"model": None}, "a model of type None"),
         ({"model": {"type": "BPE"}}, "is damaged: KeyError 'vocab'"),
         ({"added_tokens": [{}]}, "is damaged|'content'"),

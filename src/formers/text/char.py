@@ -56,10 +56,8 @@ class CharTokenizer(Tokenizer):
             do="leave them out, train with unknown=True, or use the byte or bpe tokenizer, which know every character",
         )
 
-    def display(self, text: str) -> list[str]:
-        """The characters of `text`, as they are (also those that are encoded as unknown)."""
-        self.encode(text)
-        return list(text)
+    def _ids_and_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        return self._ids(text), [(place, place + 1) for place in range(len(text))]
 
     @cached_property
     def _tokens(self) -> dict[int, bytes]:

@@ -1,11 +1,12 @@
 """The form of Hugging Face's tokenizer.json, which the `tokenizers` library and transformers' AutoTokenizer open.
 
 This module knows the form alone: plain data in, plain data out. Each kind of tokenizer says what goes into it (`to_json`),
-`load.py` reads it back. All three kinds fit the form without a field of our own:
+`load.py` reads it back. Every kind fits the form without a field of our own:
 
 - byte: a BPE model without merges over the 256 stand-ins, no splitting;
 - char: a WordLevel model behind a split into single characters;
-- bpe:  a BPE model behind GPT-2's split (the ByteLevel step) or another pattern (a Split step before ByteLevel).
+- bpe:  a BPE model behind GPT-2's split (the ByteLevel step) or another pattern (a Split step before ByteLevel);
+- wordpiece, unigram: the models of these names, behind the steps that `pipeline.py` reads.
 
 One difference lies in the libraries, not in the file: Hugging Face recognises special tokens in any text, formers never does
 unless asked.
@@ -66,19 +67,40 @@ def word_level_model(vocab: Mapping[str, int], unknown: str) -> Json:
     return {"type": "WordLevel", "vocab": _by_id(vocab), "unk_token": unknown}
 
 
+def wordpiece_model(vocab: Mapping[str, int], unknown: str, inside: str, longest_word: int) -> Json:
+    """Greedy longest match; `inside` marks pieces inside a word."""
+    return {
+        "type": "WordPiece",
+        "unk_token": unknown,
+        "continuing_subword_prefix": inside,
+        "max_input_chars_per_word": longest_word,
+        "vocab": _by_id(vocab),
+    }
+
+
+def unigram_model(vocab: Sequence[tuple[str, float]], unknown: int | None, byte_fallback: bool) -> Json:
+    """The most probable pieces; a token's id is its place in `vocab`, beside which stands its log-probability."""
+    pieces = [list(piece) for piece in vocab]
+    return {"type": "Unigram", "unk_id": unknown, "vocab": pieces, "byte_fallback": byte_fallback}
+
+
 def _by_id(vocab: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(vocab.items(), key=lambda item: item[1]))
 
 
-def document(special_tokens: Mapping[str, int], pre_tokenizer: Json, decoder: Json, model: Json) -> Json:
-    """A whole tokenizer.json."""
+def added(tokens: Mapping[str, int], *, special: bool = True) -> list[Json]:
+    """Entries of "added_tokens": names that are recognised in text before anything else, by Hugging Face always."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": i, "content": name, **flags, "special": True} for name, i in _by_id(special_tokens).items()]
+    return [{"id": i, "content": name, **flags, "special": special} for name, i in _by_id(tokens).items()]
+
+
+def document(special_tokens: Mapping[str, int], pre_tokenizer: Json | None, decoder: Json, model: Json) -> Json:
+    """A whole tokenizer.json."""
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added,
+        "added_tokens": added(special_tokens),
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
@@ -87,10 +109,30 @@ def document(special_tokens: Mapping[str, int], pre_tokenizer: Json, decoder: Js
     }
 
 
-def write(folder: Path, contents: Json, end_of_text: str | None) -> None:
-    """Write tokenizer.json, and beside it the few lines by which AutoTokenizer knows how to open it."""
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    if end_of_text is not None:
-        config |= {"bos_token": end_of_text, "eos_token": end_of_text}
+ROLE_NAMES = {
+    "pad": "pad_token",
+    "unknown": "unk_token",
+    "start": "cls_token",
+    "separator": "sep_token",
+    "mask": "mask_token",
+}
+"""What transformers calls the roles of special tokens (`base.ROLES`)."""
+
+
+def write(folder: Path, contents: Json, roles: Mapping[str, str]) -> None:
+    """Write tokenizer.json, and beside it the few lines by which AutoTokenizer knows how to open it.
+
+    `roles`: role -> name, where the vocabulary has such a token. A vocabulary of whole texts (BERT's, T5's) says what its
+    tokens are for; of one for generation only the end is said, which is what GPT-2's own file does.
+    """
+    config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if contents["model"]["type"] in ("WordPiece", "Unigram"):
+        config |= {ROLE_NAMES[role]: name for role, name in roles.items() if role in ROLE_NAMES}
+        if '"type_id": 1' not in json.dumps(contents["post_processor"]):
+            config["model_input_names"] = ["input_ids", "attention_mask"]
+        if roles.get("end") != "[SEP]" and "end" in roles:
+            config["eos_token"] = roles["end"]
+    elif "end" in roles:
+        config |= {"bos_token": roles["end"], "eos_token": roles["end"]}
     write_atomic(folder / "tokenizer.json", json.dumps(contents, ensure_ascii=False, indent=1).encode())
     write_atomic(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())

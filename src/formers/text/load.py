@@ -1,8 +1,8 @@
-"""Reading tokenizers: tokenizer.json in Hugging Face's form, or GPT-2's pair of files.
+"""Reading tokenizers: tokenizer.json in Hugging Face's form, GPT-2's pair of files, BERT's vocab.txt, sentencepiece's .model.
 
 What a file asks for and we do not implement is refused, all of it at once. Two things in a file do not concern `encode`: the
-settings `truncation` and `padding`, which belong to batches, and a template that adds tokens, which is kept (see
-`BPETokenizer.template`).
+settings `truncation` and `padding`, which belong to batches, and a template that adds tokens, which is kept for
+:mod:`formers.text.encoding`.
 """
 
 from __future__ import annotations
@@ -11,39 +11,58 @@ from pathlib import Path
 from typing import Any
 
 from formers.errors import DataError
-from formers.text import hf_format, patterns
+from formers.text import hf_format, load_words, patterns
 from formers.text.base import Tokenizer
 from formers.text.byte import ByteTokenizer
 from formers.text.byte_bpe import BPETokenizer
 from formers.text.char import UNKNOWN, CharTokenizer
 from formers.text.files import read_json
 from formers.text.foreign import load_gpt2_files, merge_ids
+from formers.text.sentencepiece import FAMILIES, load_sentencepiece
 from formers.text.stand_ins import BYTES, STAND_INS, from_stand_ins
+from formers.text.wordpiece import load_vocab_txt
 
+SENTENCEPIECE = ("spiece.model", "spm.model", "sentencepiece.model")
 GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 Json = dict[str, Any]
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """The tokenizer of a folder (tokenizer.json, or vocab.json with merges.txt) or of a tokenizer.json.
+    """The tokenizer of a folder or a file.
+
+    A folder: tokenizer.json, else vocab.json with merges.txt, else vocab.txt, else spiece.model or spm.model. A file: one of
+    tokenizer.json, vocab.txt and a .model. Beside a vocab.txt "do_lower_case" of tokenizer_config.json is obeyed, beside a
+    .model the "model_type" of config.json (see :mod:`formers.text.sentencepiece`).
 
     Raises:
         DataError: nothing there, a damaged file, or a tokenizer that asks for what is not implemented.
     """
     path = Path(path)
-    if path.is_dir() and not (path / "tokenizer.json").is_file():
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
         for vocab, merges in GPT2_PAIRS:
             if (path / vocab).is_file() and (path / merges).is_file():
                 return load_gpt2_files(path / vocab, path / merges)
-    file = path / "tokenizer.json" if path.is_dir() else path
+        others = (path / name for name in ("vocab.txt", *SENTENCEPIECE))
+        file = next((other for other in others if other.is_file()), file)
     if not file.is_file():
         raise DataError(
             f"there is no {file}",
-            wanted="a folder with tokenizer.json (or vocab.json and merges.txt), or a tokenizer.json",
+            wanted="a folder with tokenizer.json (or vocab.json and merges.txt, vocab.txt, spiece.model), or such a file",
             do="name a folder that a tokenizer was saved to; rank files are read by formers.text.load_tiktoken",
         )
+    if file.suffix == ".txt":
+        return load_vocab_txt(file, lower=_beside(file, "tokenizer_config.json").get("do_lower_case"))
+    if file.suffix == ".model":
+        family = _beside(file, "config.json").get("model_type")
+        return load_sentencepiece(file, like=family if family in FAMILIES else "sentencepiece")
     return from_json(read_json(file), str(file))
+
+
+def _beside(file: Path, name: str) -> Json:
+    other = file.with_name(name)
+    return read_json(other) if other.is_file() else {}
 
 
 def from_json(contents: Json, name: str = "tokenizer.json") -> Tokenizer:
@@ -56,7 +75,7 @@ def from_json(contents: Json, name: str = "tokenizer.json") -> Tokenizer:
         raise DataError(f"{name} is damaged: {type(error).__name__} {error}", wanted="a whole tokenizer.json") from None
     raise DataError(
         f"{name} asks for what is not implemented: " + "; ".join(problems),
-        wanted="a byte, character or byte-level BPE tokenizer",
+        wanted="a byte, character, byte-level BPE, WordPiece or Unigram tokenizer",
         do="train a tokenizer, or use one of this kind",
     )
 
@@ -64,6 +83,8 @@ def from_json(contents: Json, name: str = "tokenizer.json") -> Tokenizer:
 def _read(contents: Json, name: str) -> Tokenizer:
     model = contents["model"]
     special = {token["content"]: token["id"] for token in contents.get("added_tokens") or ()}
+    if model["type"] in load_words.MODELS:
+        return load_words.read(contents)
     if model["type"] == "WordLevel":
         return _char(model, special, name)
     in_byte_order = {char: value for value, char in enumerate(STAND_INS)}
@@ -107,6 +128,8 @@ def _foreign_settings(contents: Json) -> list[str]:
     """Everything in the file that would change ids or text and that no tokenizer here does."""
     model = contents.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
+    if kind in load_words.MODELS:
+        return load_words.foreign_settings(contents)
     if kind == "WordLevel":
         problems = _differs(contents, "pre_tokenizer", hf_format.SINGLE_CHARACTERS)
         problems += _differs(contents, "decoder", hf_format.CHARACTER_DECODER)

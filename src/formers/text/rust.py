@@ -9,6 +9,7 @@ The library recognises special tokens in any text, so it is handed a vocabulary 
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from formers.text import patterns
 from formers.text.bpe import Pair
+from formers.text.pipeline import Pipeline
 
 CLASSES = (r"\p{L}", r"\p{N}", r"\p{M}", r"\p{Lu}", r"\p{Ll}", r"\p{P}", r"\p{S}", r"\s")
 """What split patterns ask of a character."""
@@ -59,6 +61,48 @@ def _members(class_name: str, characters: str) -> set[str]:
 
 disputed = Disputed()
 """One for the process: the tables do not change."""
+
+
+class Differing:
+    """The characters that a pipeline here and the Rust library's turn into different words, found as they are met.
+
+    As with `Disputed`, each side carries its own Unicode tables, and the library's are old where marks and punctuation are
+    concerned (a few hundred characters, assigned since 2016). Where it matters ours decide.
+    """
+
+    def __init__(self, pipeline: Pipeline, theirs: Tokenizer) -> None:
+        self._ours, self._theirs = pipeline, theirs
+        self._agreed: set[str] = set(string.printable)
+        self._differing: set[str] = set()
+
+    def in_text(self, text: str) -> bool:
+        """Whether `text` holds such a character."""
+        new = set(text) - self._agreed
+        for char in new - self._differing:
+            (self._agreed if self._alike(char) else self._differing).add(char)
+        return not self._differing.isdisjoint(new)
+
+    def _alike(self, char: str) -> bool:
+        # Between letters, alone, at a border, and on both sides of a character that a charsmap replaces as a cluster.
+        probe = f"a{char}b{char} {char} \u00aa{char}\u00aa"
+        return self._ours.words(probe) == self._their_words(probe)
+
+    def _their_words(self, text: str) -> list[str]:
+        normalizer, splitter = self._theirs.normalizer, self._theirs.pre_tokenizer
+        text = text if normalizer is None else normalizer.normalize_str(text)
+        return [text] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(text)]
+
+
+class WordBackend:
+    """Encodes many texts at once with a WordPiece or Unigram tokenizer; `differing` says which texts it must not have."""
+
+    def __init__(self, contents: dict[str, Any], pipeline: Pipeline) -> None:
+        self._tokenizer = Tokenizer.from_str(json.dumps(contents))
+        self.differing = Differing(pipeline, self._tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, nothing added, nothing special."""
+        return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 class Backend:

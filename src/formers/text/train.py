@@ -10,8 +10,12 @@ from formers.text.base import END_OF_TEXT, Tokenizer
 from formers.text.byte import ByteTokenizer
 from formers.text.byte_bpe import train_bpe
 from formers.text.char import train_char
+from formers.text.unigram_train import SPECIAL as UNIGRAM_SPECIAL
+from formers.text.unigram_train import train_unigram
+from formers.text.wordpiece import SPECIAL as WORDPIECE_SPECIAL
+from formers.text.wordpiece import train_wordpiece
 
-KINDS = ("byte", "char", "bpe")
+KINDS = ("byte", "char", "bpe", "wordpiece", "unigram")
 
 
 def train_tokenizer(
@@ -19,13 +23,15 @@ def train_tokenizer(
     texts: Iterable[str] | str = (),
     vocab_size: int | None = None,
     *,
-    special_tokens: Iterable[str] = (END_OF_TEXT,),
+    special_tokens: Iterable[str] | None = None,
     **options: Any,
 ) -> Tokenizer:
-    """A tokenizer of `kind` "byte", "char" or "bpe", trained on `texts`; `vocab_size` counts the special tokens too.
+    """A tokenizer of one of `KINDS`, trained on `texts`; `vocab_size` counts the special tokens too.
 
-    Further options: ``unknown`` (char, see `train_char`); ``pattern``, ``min_frequency``, ``engine`` (bpe, see `train_bpe`).
-    The byte tokenizer needs no text and has one size.
+    Special tokens unless given: BERT's five for wordpiece, T5's three for unigram, else "<|endoftext|>" alone. Further
+    options: ``unknown`` (char, see `train_char`); ``pattern``, ``min_frequency``, ``engine`` (bpe, see `train_bpe`); ``lower``,
+    ``min_frequency``, ``alphabet`` (see `train_wordpiece`); ``lower``, ``alphabet``, ``byte_fallback`` (see
+    `train_unigram`). The byte tokenizer needs no text and has one size.
 
     Raises:
         ConfigError: an unknown kind or option, or a vocab_size that the kind cannot have.
@@ -38,7 +44,8 @@ def train_tokenizer(
     wrong = sorted(options.keys() - set(known))
     if wrong:
         raise ConfigError(f"the {kind} tokenizer has no options {wrong}", wanted=", ".join(known) or "none")
-    return trainer(texts, vocab_size, special_tokens=special_tokens, **options)
+    names = _SPECIAL.get(kind, (END_OF_TEXT,)) if special_tokens is None else special_tokens
+    return trainer(texts, vocab_size, special_tokens=names, **options)
 
 
 def _byte(texts: Iterable[str] | str, vocab_size: int | None, *, special_tokens: Iterable[str]) -> ByteTokenizer:
@@ -52,5 +59,18 @@ def _byte(texts: Iterable[str] | str, vocab_size: int | None, *, special_tokens:
     return tokenizer
 
 
-_TRAINERS = {"byte": _byte, "char": train_char, "bpe": train_bpe}
-_OPTIONS = {"byte": (), "char": ("unknown",), "bpe": ("pattern", "min_frequency", "engine")}
+_TRAINERS = {
+    "byte": _byte,
+    "char": train_char,
+    "bpe": train_bpe,
+    "wordpiece": train_wordpiece,
+    "unigram": train_unigram,
+}
+_OPTIONS = {
+    "byte": (),
+    "char": ("unknown",),
+    "bpe": ("pattern", "min_frequency", "engine"),
+    "wordpiece": ("lower", "min_frequency", "alphabet"),
+    "unigram": ("lower", "alphabet", "byte_fallback"),
+}
+_SPECIAL = {"wordpiece": WORDPIECE_SPECIAL, "unigram": UNIGRAM_SPECIAL}
