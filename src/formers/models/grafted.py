@@ -45,7 +45,7 @@ class GraftedConfig:
     base: str = "gpt2"
     settings: dict[str, Any] = field(default_factory=dict)  # of the decoder's config, where not its defaults
     layers: tuple[int, ...] = (8,)  # counted from 0
-    memory_size: int = 8192  # entries a head, beside the segment being read
+    memory_size: int = 8192  # entries a head, beside the segment being read; 0: nothing is found
     neighbours: int = 32
     segment_length: int = 512
     cache_length: int = 0  # tokens before the segment that every layer sees
@@ -53,8 +53,9 @@ class GraftedConfig:
     max_length: ClassVar[None] = None  # any
 
     def __post_init__(self) -> None:
-        sizes = ("memory_size", "neighbours", "segment_length")
-        problems = below_one(self, sizes)
+        problems = below_one(self, ("neighbours", "segment_length"))
+        if self.memory_size < 0:
+            problems.append(f"memory_size is {self.memory_size}, wanted 0 or more")
         if self.cache_length < 0:
             problems.append(f"cache_length is {self.cache_length}, wanted 0 or more")
         depth = self.decoder.num_layers

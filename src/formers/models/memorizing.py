@@ -65,7 +65,7 @@ class MemorizingConfig:
     segment_length: int = 512
     cache_length: int = 512  # tokens before the segment that every layer sees; 0: none
     memory_layers: tuple[int, ...] = (8,)  # counted from 0; the paper's "9th layer"
-    memory_size: int = 8192  # entries a head, beside the segment being read
+    memory_size: int = 8192  # entries a head, beside the segment being read; 0: nothing is found
     neighbours: int = 32  # entries that a query is given
     merge: str = "gate"
     normalise: bool = True
@@ -92,10 +92,11 @@ class MemorizingConfig:
             "num_heads",
             "d_ff",
             "segment_length",
-            "memory_size",
             "neighbours",
         )
         problems = below_one(self, sizes)
+        if self.memory_size < 0:
+            problems.append(f"memory_size is {self.memory_size}, wanted 0 or more")
         if not problems and self.d_model % self.num_heads:
             problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
         if not problems and self.num_heads % self.kv_heads:

@@ -1,0 +1,204 @@
+"""Loss against the size of the memory: one model, the same weights, whole documents, read once for each size.
+
+Every document is read from its first token to its last. A step from one size to the next is judged on documents that are
+longer than the larger size, by the paired differences of their bits per byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from formers.config import require
+from formers.data import Shards
+from formers.data.batch import NO_TARGET
+from formers.errors import DataError
+from formers.experiments.claims import Interval, Verdict, paired
+from formers.files import write_atomic
+from formers.hub import targets
+from formers.training import Objective
+from formers.training.evaluate import EDGES, evaluating
+
+SIZES = (0, 1024, 8192, 65_536, 262_144)
+LENGTH = 512
+"""Tokens a call."""
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """sizes: entries a head, rising. documents: the shortest so many of those that are longer than `longer_than` tokens.
+    rows: documents that are read side by side."""
+
+    sizes: tuple[int, ...] = SIZES
+    documents: int = 20
+    longer_than: int = 65_536
+    rows: int = 4
+
+    def __post_init__(self) -> None:
+        problems = []
+        if len(self.sizes) < 2 or any(b <= a for a, b in pairwise(self.sizes)) or self.sizes[0] < 0:
+            problems.append(f"sizes are {self.sizes}, wanted two or more, rising from 0 or more")
+        if self.documents < 2 or self.rows < 1:
+            problems.append(f"{self.documents} documents in {self.rows} rows, wanted 2 or more in 1 or more")
+        require("SweepSettings", problems)
+
+
+def choose(shards: Shards, settings: SweepSettings) -> list[int]:
+    """The documents of the validation split that are read, the shortest first. Raises DataError for fewer than two."""
+    lengths = {int(row): int(shards.documents[row, 1]) for row in shards.rows("validation")}
+    long = sorted((row for row, n in lengths.items() if n > settings.longer_than), key=lambda row: (lengths[row], row))
+    if len(long) < 2:
+        raise DataError(
+            f"{len(long)} validation documents of {shards.folder} are longer than {settings.longer_than:,} tokens",
+            "two or more",
+            "give longer documents, or a smaller --longer-than",
+        )
+    return long[: settings.documents]
+
+
+def sweep(
+    target: str,
+    shards: Shards,
+    out: Path,
+    settings: SweepSettings,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """A row for each size and document: its tokens, bytes and sums of loss by position. Rows that stand in
+    out/scores.jsonl are not measured again.
+
+    target  a run or folder of a model with a setting `memory_size`
+    say     is told what has been measured
+    """
+    chosen, file = choose(shards, settings), out / "scores.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = {(row["size"], row["document"]) for row in rows}
+    for size in settings.sizes:
+        todo = [document for document in chosen if (size, document) not in done]
+        if not todo:
+            continue
+        model = targets.load(target, dtype=torch.float32, memory_size=size)
+        for first in range(0, len(todo), settings.rows):
+            group = todo[first : first + settings.rows]
+            rows += [{"size": size, **scored} for scored in read(model, shards, group)]
+            write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            say(f"memory of {size:,}: {len([r for r in rows if r['size'] == size])} of {len(chosen)} documents")
+    kept = set(chosen)
+    return [row for row in rows if row["size"] in settings.sizes and row["document"] in kept]
+
+
+def read(model: nn.Module, shards: Shards, documents: Sequence[int]) -> list[dict[str, Any]]:
+    """Score whole documents, side by side."""
+    texts = [_tokens(shards, document) for document in documents]
+    longest = max(map(len, texts)) - 1
+    objective, sums = Objective(model), np.zeros((len(texts), len(EDGES), 2))
+    with evaluating(objective):
+        state = model.init_state(len(texts), longest)  # type: ignore[operator]
+        for ids, wanted, index in _calls(texts, longest):
+            losses, _, staged = objective(
+                *(torch.from_numpy(each) for each in (ids, wanted, index)), None, state, scores=True
+            )
+            state = staged.commit()
+            _add(sums, losses.double().numpy(), wanted, index)
+    return [
+        {
+            "document": int(document),
+            "tokens": len(text) - 1,
+            "bytes": int(shards.documents[document, 2]),
+            "loss": float(part[:, 0].sum()),
+            "by_position": [[EDGES[i], float(loss), int(n)] for i, (loss, n) in enumerate(part) if n],
+        }
+        for document, text, part in zip(documents, texts, sums, strict=True)
+    ]
+
+
+def _tokens(shards: Shards, document: int) -> np.ndarray:
+    start, length = (int(n) for n in shards.documents[document, :2])
+    return np.asarray(shards.tokens[start : start + length], dtype=np.int64)
+
+
+def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """ids, targets and index [rows, LENGTH] call by call; -1 and -100 beyond a document's end."""
+    for start in range(0, longest, LENGTH):
+        ids = np.zeros((len(texts), LENGTH), dtype=np.int64)
+        wanted, index = np.full_like(ids, NO_TARGET), np.full_like(ids, -1)
+        for row, text in enumerate(texts):
+            n = max(0, min(LENGTH, len(text) - 1 - start))
+            ids[row, :n], wanted[row, :n] = text[start : start + n], text[start + 1 : start + 1 + n]
+            index[row, :n] = np.arange(start, start + n)
+        yield ids, wanted, index
+
+
+def _add(sums: np.ndarray, losses: np.ndarray, wanted: np.ndarray, index: np.ndarray) -> None:
+    for row in range(len(sums)):
+        there = wanted[row] != NO_TARGET
+        stretch = np.searchsorted(EDGES, index[row, there], side="right") - 1
+        np.add.at(sums[row, :, 0], stretch, losses[row, there])
+        np.add.at(sums[row, :, 1], stretch, 1)
+
+
+# --- what they say ------------------------------------------------------------------------------------------------------
+
+
+def bits_per_byte(row: dict[str, Any]) -> float:
+    return row["loss"] / math.log(2) / row["bytes"]
+
+
+def step(rows: Sequence[dict[str, Any]], small: int, large: int) -> Interval | None:
+    """What the larger memory changes, in bits per byte, on documents longer than it; None for fewer than two of them."""
+    by_size = {
+        size: {row["document"]: bits_per_byte(row) for row in rows if row["size"] == size and row["tokens"] > large}
+        for size in (small, large)
+    }
+    both = sorted(by_size[small].keys() & by_size[large].keys())
+    if len(both) < 2:
+        return None
+    return paired([by_size[large][d] for d in both], [by_size[small][d] for d in both])
+
+
+def summarise(rows: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
+    """Mean bits per byte at each size, the steps between neighbours, and from none to each."""
+    means = {}
+    for size in sizes:
+        mine = [bits_per_byte(row) for row in rows if row["size"] == size]
+        means[size] = {"bits_per_byte": sum(mine) / len(mine), "documents": len(mine)}
+    steps = [
+        {"from": a, "to": b, "interval": step(rows, a, b)}
+        for a, b in [*pairwise(sizes), *((sizes[0], size) for size in sizes[2:])]
+    ]
+    return {"means": means, "steps": steps, "by_position": {size: _by_position(rows, size) for size in sizes}}
+
+
+def _by_position(rows: Sequence[dict[str, Any]], size: int) -> list[dict[str, Any]]:
+    """Loss in nats a token by place in the document, over all documents."""
+    total: dict[int, list[float]] = {}
+    for row in rows:
+        if row["size"] == size:
+            for start, loss, count in row["by_position"]:
+                entry = total.setdefault(start, [0.0, 0.0])
+                entry[0] += loss
+                entry[1] += count
+    return [{"start": s, "loss": loss / n, "count": int(n)} for s, (loss, n) in sorted(total.items())]
+
+
+def verdict(rows: Sequence[dict[str, Any]], sizes: Sequence[int], *, at: int = 65_536) -> Verdict:
+    """Whether loss falls from no memory to one of `at` entries (the largest size where `at` is none of them), and no step
+    on the way raises it."""
+    at = at if at in sizes else sizes[-1]
+    gain = step(rows, sizes[0], at)
+    raised = [f"{a:,} to {b:,}" for a, b in pairwise(sizes) if (s := step(rows, a, b)) is not None and s.above]
+    fell = gain is not None and gain.below
+    word = "reproduced" if fell and not raised else "not reproduced"
+    if fell and raised:
+        word = "smaller effect"
+    figures = {"from": sizes[0], "to": at, "interval": gain, "steps that raise it": raised}
+    return Verdict("a larger memory lowers the loss on long documents (section 4.2, table 4)", word, figures)

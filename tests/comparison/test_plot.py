@@ -1,0 +1,34 @@
+"""Charts as SVG."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from formers.comparison.plot import Chart, Line, svg, write_chart
+from formers.errors import RunError
+
+CHART = Chart("A < B", "x", "y", [Line("one & two", [0, 8, 64], [3.0, 2.0, 1.0])], [(0, "0"), (8, "8"), (64, "64")])
+
+
+def test_points_stand_in_order_and_a_lower_value_stands_lower() -> None:
+    circles = [e for e in ET.fromstring(svg(CHART)).iter() if e.tag.endswith("circle")][:3]
+    across, down = ([float(c.attrib[name]) for c in circles] for name in ("cx", "cy"))
+    assert across == sorted(across)
+    assert down == sorted(down)
+    assert across[2] - across[1] == pytest.approx((across[1] - across[0]) * 3 / 2, abs=0.2)  # log2: 8/4 to 8 to 64
+
+
+def test_words_are_escaped_and_intervals_drawn() -> None:
+    lines = [Line("a", [1, 2], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 2.5])]
+    drawn = svg(Chart("A < B", "x", "y", lines, [(1, "1")]))
+    assert "A &lt; B" in drawn
+    assert drawn.count('stroke-width="1.5"') == 2
+
+
+def test_one_value_alone_can_be_drawn(tmp_path: Path) -> None:
+    assert write_chart(Chart("t", "x", "y", [Line("a", [4], [1.0])], [(4, "4")]), tmp_path / "c.svg").is_file()
+    with pytest.raises(RunError, match="is a folder"):
+        write_chart(CHART, tmp_path)
