@@ -20,7 +20,14 @@ from formers.generation.few_rows import stepper_of
 from formers.generation.filters import Seen
 from formers.generation.prompt_cache import PromptCache
 from formers.generation.prompts import PromptIds, Prompts
-from formers.generation.readers import Reader, StateReader, WholeReader, device_of, keeps_state
+from formers.generation.readers import (
+    Reader,
+    StateReader,
+    WholeReader,
+    begin,
+    device_of,
+    keeps_state,
+)
 from formers.generation.samplers import RowRandom, Sampler
 from formers.generation.settings import GenerateSettings
 from formers.generation.stops import LENGTH, RowEnd
@@ -39,7 +46,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Generation:
-    """Prompts and what was made of them. `new` holds a row's new ids, the stop token included where one ended it."""
+    """Prompts and what was made of them. `new` holds a row's new ids, the stop token included where one ended it.
+
+    An encoder-decoder goes on from its start token, which then stands for the prompt.
+    """
 
     prompts: tuple[tuple[int, ...], ...]
     new: tuple[tuple[int, ...], ...]
@@ -67,6 +77,8 @@ def generate(
     **changes: Any,
 ) -> Tensor:
     """Prompts and their continuations, Int [batch, longest prompt + longest continuation].
+
+    To an encoder-decoder `input_ids` are the source, and what it gives begins with its start token instead.
 
     model        one of ours, or any module whose forward(input_ids) gives .logits (then all text is read at every step)
     input_ids    Int [batch, seq] or [seq], or a list of lists of ids of any lengths
@@ -108,7 +120,7 @@ def complete(
             ended[row] = reason or ended[row]
         if on_step is not None:
             on_step(step)
-    return Generation(prompts.rows, tuple(map(tuple, new)), tuple(ended))
+    return Generation(begin(model, prompts)[0].rows, tuple(map(tuple, new)), tuple(ended))
 
 
 def generate_stream(
@@ -122,13 +134,13 @@ def generate_stream(
 ) -> Iterator[Step]:
     """As `generate`, but yields a `Step` as soon as every row has its next token."""
     chosen = GenerateSettings.of(settings, changes)
-    prompts = Prompts.read(input_ids)
+    prompts, source = begin(model, Prompts.read(input_ids))
     prompts.check(model, chosen.max_new_tokens)
     if chosen.stop_strings and tokenizer is None:
         raise ConfigError("stop_strings without a tokenizer", "tokenizer=, to know the text of ids")
     if cache is not None:
         cache.check(model, prompts.longest + chosen.max_new_tokens)
-    run = Run(model, prompts, chosen, tokenizer, cache)  # errors come now, not at the first next()
+    run = Run(model, prompts, chosen, tokenizer, cache, source)  # errors come now, not at the first next()
     return run.steps()
 
 
@@ -142,13 +154,15 @@ class Run:
         settings: GenerateSettings,
         tokenizer: Tokenizer | None = None,
         cache: PromptCache | None = None,
+        source: Prompts | None = None,
     ) -> None:
         self.settings = settings
         device, batch, room = device_of(model), prompts.batch_size, prompts.longest + settings.max_new_tokens
         self.sampler, self.random = Sampler(settings), RowRandom(settings.row_seeds(batch))
         self.ends = [RowEnd(settings.stop_tokens, settings.stop_strings, tokenizer) for _ in range(batch)]
         self.alive = [True] * batch
-        self.reader = _reader(model, prompts, room, settings, cache)
+        steps = settings.max_new_tokens
+        self.reader = reader_of(model, prompts, source, batch=batch, steps=steps, pack=settings.pack, cache=cache)
         self.text = torch.cat(
             [prompts.padded(0, device), torch.zeros(batch, room - prompts.longest, dtype=torch.long, device=device)], 1
         )
@@ -181,14 +195,21 @@ class Run:
         return Step(tuple(living), tuple(reasons))
 
 
-def _reader(
-    model: nn.Module, prompts: Prompts, room: int, settings: GenerateSettings, cache: PromptCache | None
+def reader_of(
+    model: nn.Module,
+    prompts: Prompts,
+    source: Prompts | None,
+    *,
+    batch: int,
+    steps: int,
+    pack: bool | None = None,
+    cache: PromptCache | None = None,
 ) -> Reader:
-    """Through a state where the model keeps one, else the whole text anew each time."""
+    """Through a state where the model keeps one, else the whole text anew each time. batch: rows of a step."""
     if not keeps_state(model):
-        return WholeReader(model, prompts)
-    stepper = stepper_of(model, prompts.batch_size, settings.max_new_tokens, settings.pack)
-    return StateReader(model, prompts, room, stepper, cache)
+        return WholeReader(model, prompts, source)
+    stepper = stepper_of(model, batch, steps, pack)
+    return StateReader(model, prompts, prompts.longest + steps, stepper, cache, source)
 
 
 def _present(prompts: Prompts, room: int, device: torch.device) -> Tensor | None:

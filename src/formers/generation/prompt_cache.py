@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from formers.errors import ConfigError, StateError
-from formers.generation.readers import device_of, evaluating, keeps_state
+from formers.generation.readers import device_of, evaluating, keeps_state, takes_source
 from formers.parts.model import Model
 from formers.parts.states import State
 
@@ -34,6 +34,12 @@ class PromptCache:
     def __init__(self, model: nn.Module, max_length: int) -> None:
         if not isinstance(model, Model) or not keeps_state(model):
             raise ConfigError(f"{type(model).__name__} keeps no state", "a model with one", "generate without a cache")
+        if takes_source(model):
+            raise ConfigError(
+                f"{type(model).__name__} reads its prompts as sources, each from both sides",
+                "a decoder alone, for which the beginning of a prompt means the same whatever follows",
+                "generate without a cache",
+            )
         self.model, self.max_length, self.read = model, max_length, 0
         self._forget()
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from formers.errors import TargetError
+from formers.errors import ConfigError, TargetError
 from formers.generation.prompts import Prompts
 from formers.parts.model import Model
+from formers.parts.sources import Source
 from formers.parts.states import StagedState, State
 
 
@@ -31,6 +32,10 @@ class Reader(Protocol):
         """Logits [batch, vocab] after one more token [batch] in every row."""
         ...
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, Int [selected], repeated or reordered as asked: what a beam search keeps."""
+        ...
+
 
 class Beginning(Protocol):
     """What knows the state after the ids that all prompts begin with (`PromptCache`)."""
@@ -39,20 +44,31 @@ class Beginning(Protocol):
 
 
 class StateReader:
-    """Prefill and step through a state that has room for the whole text. `stepper` runs the steps (see `stepper_of`)."""
+    """Prefill and step through a state that has room for the whole text. `stepper` runs the steps (see `stepper_of`).
+
+    source  what an encoder-decoder writes from, a row for each prompt
+    """
 
     def __init__(
-        self, model: Any, prompts: Prompts, room: int, stepper: Any, beginning: Beginning | None = None
+        self,
+        model: Any,
+        prompts: Prompts,
+        room: int,
+        stepper: Any,
+        beginning: Beginning | None = None,
+        source: Prompts | None = None,
     ) -> None:
         self.model, self.prompts, self.room = model, prompts, room
-        self.stepper, self.beginning = stepper, beginning
+        self.stepper, self.beginning, self.source = stepper, beginning, source
         self.modules = list(model.modules())
         self.state: State | None = None
 
     def prompt(self) -> Tensor:
         known, device = 0, device_of(self.model)
         if self.beginning is None:
-            self.state = self.model.init_state(self.prompts.batch_size, self.room)
+            with evaluating(self.modules):
+                given = given_source(self.source, device)
+                self.state = self.model.init_state(self.prompts.batch_size, self.room, **given)
         else:
             known, self.state = self.beginning.shared(self.prompts.rows)
         rest = self.prompts.without(known)
@@ -61,6 +77,11 @@ class StateReader:
 
     def token(self, tokens: Tensor) -> Tensor:
         return self._read(self.stepper, tokens[:, None], None)
+
+    def select(self, rows: Tensor) -> None:
+        assert self.state is not None, "a prompt was read"
+        if len(rows) != self.state.batch_size or not torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+            self.state = self.state.select(rows)
 
     def _read(self, model: Any, ids: Tensor, positions: Any) -> Tensor:
         # at every step anew: whoever takes the steps may train the model between two of them
@@ -82,8 +103,8 @@ class WholeReader:
     """Reads the whole text again for every token: any causal module. Rows are padded on the right, where no token of a
     causal model looks, so rows of different lengths need no mask."""
 
-    def __init__(self, model: nn.Module, prompts: Prompts) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, prompts: Prompts, source: Prompts | None = None) -> None:
+        self.model, self.source = model, source
         self.rows = [list(row) for row in prompts.rows]
 
     def prompt(self) -> Tensor:
@@ -93,18 +114,49 @@ class WholeReader:
         every = torch.arange(len(self.rows), device=device)
         with evaluating(self.model.modules()):
             if isinstance(self.model, Model):
-                hidden, _ = self.model.body(ids)
+                hidden, _ = self.model.body(ids, **given_source(self.source, device))
                 return self.model.head(hidden[every, last][:, None])[:, 0]
-            return logits_of(self.model(ids), self.model)[every, last]
+            return logits_of(self.model(ids, **given_source(self.source, device)), self.model)[every, last]
 
     def token(self, tokens: Tensor) -> Tensor:
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
             row.append(token)
         return self.prompt()
 
+    def select(self, rows: Tensor) -> None:
+        self.rows = [list(self.rows[i]) for i in rows.tolist()]
+        if self.source is not None:
+            self.source = Prompts(tuple(self.source.rows[i] for i in rows.tolist()))
+
 
 def keeps_state(model: nn.Module) -> bool:
     return "state" in getattr(model, "inputs", ())
+
+
+def takes_source(model: nn.Module) -> bool:
+    """An encoder-decoder: what is a prompt to others is the source that it writes from."""
+    return "source" in getattr(model, "inputs", ())
+
+
+def given_source(source: Prompts | None, device: torch.device) -> dict[str, Any]:
+    """The argument that hands a source to a model; none where there is no source."""
+    return {} if source is None else {"source": Source.of_texts(source.rows, device=device)}
+
+
+def begin(model: nn.Module, prompts: Prompts) -> tuple[Prompts, Prompts | None]:
+    """What the (decoder of the) model goes on from, and the source of an encoder-decoder."""
+    if not takes_source(model):
+        return prompts, None
+    prompts.check_vocabulary(model)
+    return first_tokens(model, prompts.batch_size), prompts
+
+
+def first_tokens(model: nn.Module, batch_size: int) -> Prompts:
+    """What the decoder of an encoder-decoder begins with. Raises ConfigError where its config does not say."""
+    start = getattr(getattr(model, "config", None), "start_token", None)
+    if not isinstance(start, int):
+        raise ConfigError(f"{type(model).__name__} takes a source, and its config has no start_token", "an id")
+    return Prompts(((start,),) * batch_size)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -3,6 +3,8 @@
     for done in generate_text(model, tokenizer, ["Once upon a time", "def main("], temperature=0.8, stop_strings=("\\n",)):
         print(done.text)
 
+To an encoder-decoder a prompt is the source, read with its end token behind it, as in training; the text is what it writes.
+
 An empty prompt starts from the tokenizer's end_of_text, where documents begin. End_of_text also ends a row, unless other
 stop tokens are asked for.
 """
@@ -19,6 +21,7 @@ from formers.errors import DataError
 from formers.generation.loop import Step, generate_stream
 from formers.generation.prompt_cache import PromptCache
 from formers.generation.prompts import vocab_size_of
+from formers.generation.readers import takes_source
 from formers.generation.settings import GenerateSettings
 from formers.generation.stops import LENGTH, TOKEN, RowText
 
@@ -83,9 +86,23 @@ def stream_text(
     """Pieces of text of all rows, as soon as they are certain: whole characters, and nothing a stop string may cut."""
     prompts = [prompts] if isinstance(prompts, str) else prompts
     chosen = _for_text(GenerateSettings.of(settings, changes), model, tokenizer)
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    if takes_source(model):
+        ids = [encode_source(tokenizer, prompt, end_of(model)) for prompt in prompts]
+    else:
+        ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     steps = generate_stream(model, ids, tokenizer=tokenizer, cache=cache, settings=chosen)
     return _pieces(steps, [RowText(tokenizer, chosen.stop_strings) for _ in ids], chosen.max_new_tokens)
+
+
+def encode_source(tokenizer: Tokenizer, prompt: str, end: int | None) -> list[int]:
+    """Ids of a source, with `end` behind them if it is not there already."""
+    ids = tokenizer.encode(prompt)
+    return ids if end is None or ids[-1:] == [end] else [*ids, end]
+
+
+def end_of(model: nn.Module) -> int | None:
+    """The id with which an encoder-decoder ends what it reads and writes."""
+    return getattr(getattr(model, "config", None), "end_token", None) if takes_source(model) else None
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -99,9 +116,11 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def _for_text(settings: GenerateSettings, model: nn.Module, tokenizer: Tokenizer) -> GenerateSettings:
-    """End at end_of_text unless told otherwise, and never draw an id that the tokenizer cannot decode."""
-    if not settings.stop_tokens and tokenizer.end_of_text is not None:
-        settings = replace(settings, stop_tokens=(tokenizer.end_of_text,))
+    """End at end_of_text, or at the end token of an encoder-decoder, unless told otherwise, and never draw an id that the
+    tokenizer cannot decode."""
+    ends = [end for end in (end_of(model), tokenizer.end_of_text) if end is not None]
+    if not settings.stop_tokens and ends:
+        settings = replace(settings, stop_tokens=tuple(ends[:1]))
     rows = vocab_size_of(model)
     if settings.vocab_size is None and rows is not None and rows > tokenizer.vocab_size:
         settings = replace(settings, vocab_size=tokenizer.vocab_size)
