@@ -168,8 +168,8 @@ def test_plain_expectation_maximisation_never_lowers_the_likelihood():
 
 def test_pruning_keeps_the_characters_and_the_pieces_that_matter():
     counts = {"▁theatre": 100, "▁theatres": 40, "▁heat": 3, "▁xyz": 1}
-    scores = fit(counts, set("▁theatrsxyz"), 14)
-    assert len(scores) == 14
+    scores = fit(counts, set("▁theatrsxyz"), 12)
+    assert len(scores) == 12
     assert {"▁theatre", *"▁theatrsxyz"} <= scores.keys()
     kept, _ = maximise(counts, scores, set("▁theatrsxyz"))
     assert set("▁theatrsxyz") <= kept.keys()
@@ -180,7 +180,7 @@ def test_a_trained_vocabulary_has_the_size_asked_for_and_falls_in_probability():
     assert found.vocab_size == 70
     scores = [found.scores[i] for i in sorted(found.names)]
     assert scores == sorted(scores, reverse=True)
-    assert math.fsum(map(math.exp, scores)) == pytest.approx(1, abs=0.2)
+    assert 0.5 < math.fsum(map(math.exp, scores)) <= 1  # the sparse prior takes something from every piece
     assert train_tokenizer("unigram", TEXT, 70).fingerprint == found.fingerprint
 
 

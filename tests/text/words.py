@@ -38,10 +38,7 @@ PIECES = [
     ("[SEP]", 0.0, CONTROL),
     ("-", 0.0, USER_DEFINED),
     *((f"<0x{value:02X}>", 0.0, BYTE) for value in range(256)),
-    *(
-        (piece, -2.0 - place / 8, NORMAL)
-        for place, piece in enumerate("▁ ▁the ▁the▁a t h e a r s - -x x 1 2 ▁x".split())
-    ),
+    *((piece, -2.0 - place / 8, NORMAL) for place, piece in enumerate("▁ ▁the ▁the▁a t h e a r s x 1 2 ▁x".split())),
 ]
 
 

@@ -21,9 +21,9 @@ class Options:
     out: Path = Path("shards")
     """The shard folder to write."""
     tokenizer: str = "bpe"
-    """bpe (trained on the text), byte, char, gpt2, or a folder with a tokenizer.json."""
+    """bpe, wordpiece or unigram (trained on the text), byte, char, gpt2, or a folder with a tokenizer.json."""
     vocab_size: int | None = None
-    """Tokens of a bpe vocabulary, 4096 where it is none; the other tokenizers have their own."""
+    """Tokens of a trained vocabulary, 4096 where it is none; the other tokenizers have their own."""
     validation: float = 0.1
     """Share of the documents that is held out for validation."""
     seed: int = 0

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     TokenizerChoice = str | os.PathLike[str] | Tokenizer
 
-NAMES = ("bpe", "byte", "char", "gpt2")
-BPE_SIZE = 4096
-TRAIN_ON = 1 << 26  # characters: a BPE vocabulary of usual size hardly changes beyond
+TRAINED = ("bpe", "wordpiece", "unigram")
+NAMES = (*TRAINED, "byte", "char", "gpt2")
+TRAINED_SIZE = 4096
+TRAIN_ON = 1 << 26  # characters: a vocabulary of usual size hardly changes beyond
 
 
 class Texts(Protocol):
@@ -31,21 +32,21 @@ class Texts(Protocol):
 def choose_tokenizer(choice: TokenizerChoice, vocab_size: int | None, texts: Texts) -> Tokenizer:
     """The tokenizer that `choice` names (see ``builder.Settings``), trained on `texts` if need be.
 
-    A BPE is trained on the training split alone; of more than 64 million characters on a part of the documents that
-    their content decides. The characters of a "char" tokenizer are those of all documents, or validation could not be
-    written.
+    "bpe", "wordpiece" and "unigram" are trained on the training split alone; of more than 64 million characters on a part
+    of the documents that their content decides. The characters of a "char" tokenizer are those of all documents, or
+    validation could not be written.
 
     Raises:
         DataError: an unknown name, a vocabulary larger than the text supports, a vocab_size for a tokenizer that has
             its own.
     """
-    if choice == "bpe":
-        return _train_bpe(BPE_SIZE if vocab_size is None else vocab_size, texts)
+    if isinstance(choice, str) and choice in TRAINED:
+        return _train(choice, TRAINED_SIZE if vocab_size is None else vocab_size, texts)
     tokenizer = _of_own_size(choice, texts)
     if vocab_size not in (None, tokenizer.vocab_size):
         raise DataError(
             f"vocab_size {vocab_size:,} with the tokenizer {_name(choice)}",
-            f"its own {tokenizer.vocab_size:,}: only bpe is trained to a size",
+            f"its own {tokenizer.vocab_size:,}: only {', '.join(TRAINED)} are trained to a size",
             "leave vocab_size out, or use the tokenizer bpe",
         )
     return tokenizer
@@ -72,10 +73,10 @@ def _of_own_size(choice: TokenizerChoice, texts: Texts) -> Tokenizer:
     return load_tokenizer(path)
 
 
-def _train_bpe(vocab_size: int, texts: Texts) -> Tokenizer:
+def _train(kind: str, vocab_size: int, texts: Texts) -> Tokenizer:
     from formers.text import train_tokenizer
 
-    tokenizer = train_tokenizer("bpe", _sample(texts), vocab_size)
+    tokenizer = train_tokenizer(kind, _sample(texts), vocab_size)
     if tokenizer.vocab_size < vocab_size:
         raise DataError(
             f"the text supports a vocabulary of {tokenizer.vocab_size:,} tokens",

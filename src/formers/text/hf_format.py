@@ -128,8 +128,8 @@ def write(folder: Path, contents: Json, roles: Mapping[str, str]) -> None:
     config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     if contents["model"]["type"] in ("WordPiece", "Unigram"):
         config |= {ROLE_NAMES[role]: name for role, name in roles.items() if role in ROLE_NAMES}
-        if '"type_id": 1' not in json.dumps(contents["post_processor"]):
-            config["model_input_names"] = ["input_ids", "attention_mask"]
+        typed = '"type_id": 1' in json.dumps(contents["post_processor"])
+        config["model_input_names"] = ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"]
         if roles.get("end") != "[SEP]" and "end" in roles:
             config["eos_token"] = roles["end"]
     elif "end" in roles:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import struct
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -128,7 +129,8 @@ class UnigramTokenizer(WordTokenizer):
     # -- files ----------------------------------------------------------------------------------------------------------
 
     def _content(self) -> dict[str, object]:
-        scores = [score for _, score in sorted(self.scores.items())]
+        # As 32-bit numbers: the Rust library reads decimals to within the last bit of 64.
+        scores = struct.pack(f"<{len(self.scores)}f", *(score for _, score in sorted(self.scores.items()))).hex()
         return super()._content() | {"scores": scores, "byte_fallback": self.byte_fallback}
 
     def _model(self, *, special: bool) -> dict[str, Any]:

@@ -131,9 +131,10 @@ def fit(counts: Mapping[str, int], characters: set[str], size: int) -> Scores:
         scores = prune(counts, scores, characters, max(int(LEEWAY * size), int(KEEP * len(scores))))
     spare = sorted(scores.keys() - characters, key=lambda piece: (-scores[piece], piece))
     kept = characters | set(spare[: size - len(characters)])
+    scores = {piece: scores[piece] for piece in sorted(kept)}
     for _ in range(ROUNDS):
-        scores, _ = maximise(counts, {piece: scores[piece] for piece in kept}, kept)
-    return scores
+        scores, _ = maximise(counts, scores, kept)
+    return {piece: round(score, 6) for piece, score in scores.items()}
 
 
 def _characters(counts: Mapping[str, int], most: int | None) -> set[str]:
