@@ -44,19 +44,11 @@ class TextEmbedding(nn.Module):
         self.norm, self.dropout = LayerNorm(width, eps), dropout
 
     def forward(self, input_ids: Ids, positions: Positions, token_types: Ids | None = None) -> Hidden:
-        """Raises ConfigError where token types are not as many as tokens."""
         x = self.tokens(input_ids)
         if self.types is not None:
-            x = x + (self.types.weight[0] if token_types is None else self._typed(token_types, input_ids))
+            x = x + (self.types.weight[0] if token_types is None else self.types(token_types))
         x = self.norm(x + self.places(positions))
         return F.dropout(x, self.dropout, self.training)
-
-    def _typed(self, token_types: Ids, input_ids: Ids) -> Hidden:
-        assert self.types is not None
-        if token_types.shape != input_ids.shape:
-            found, wanted = list(token_types.shape), list(input_ids.shape)
-            raise ConfigError(f"token_types of shape {found} for input_ids {wanted}", "a type for every token")
-        return self.types(token_types)
 
 
 class SinusoidalPositions(nn.Module):

@@ -119,5 +119,9 @@ class Model(nn.Module):
             )
         if state is not None:
             state.check(input_ids.shape[0])
+        token_types = given.get("token_types")
+        if token_types is not None and token_types.shape != input_ids.shape:
+            found, wanted = list(token_types.shape), list(input_ids.shape)
+            raise ConfigError(f"token_types of shape {found} for input_ids {wanted}", "a type for every token")
         if positions is not None and positions.length != input_ids.shape[1]:
             raise ConfigError(f"positions of {positions.length} tokens for {input_ids.shape[1]} input ids", "as many")

@@ -1,0 +1,126 @@
+"""Encoders: what sees what, what training draws, and that they learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import formers
+from formers.errors import ConfigError, StateError
+from formers.parts.positions import Positions
+from formers.training.loss import IGNORE
+from formers.training.objective import Objective
+
+SIZES: dict[str, Any] = {"vocab_size": 31, "d_model": 22, "num_layers": 2, "num_heads": 2, "d_ff": 37, "max_length": 29}
+NAMES = ["bert", "albert", "distilbert"]
+
+
+def model(name: str, **changes: Any) -> Any:
+    return formers.build(name, **SIZES | changes)
+
+
+def text(rows: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 31, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_token_sees_the_whole_text_and_no_padding(name: str) -> None:
+    made, ids = model(name, init_std=0.3).double().eval(), text(1, 9)
+    positions = Positions(torch.tensor([[-1, *range(7), -1]]))
+    whole = made(ids, positions=positions).logits
+    for changed in range(9):
+        other = ids.clone()
+        other[0, changed] = (other[0, changed] + 1) % 31
+        moved = (made(other, positions=positions).logits - whole)[0, 1:8].abs().amax(-1) > 0
+        assert moved.tolist() == [changed not in (0, 8)] * 7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_tokens_are_learnt_through_the_chunked_loss(name: str) -> None:
+    made = model(name, dropout=0.0, attention_dropout=0.0)
+    objective, ids = Objective(made), text(8, 13)
+    masked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    targets, read = torch.where(masked, ids, IGNORE), torch.where(masked, 0, ids)
+    optimizer, losses = torch.optim.AdamW(made.parameters(), lr=1e-2), []
+    for _ in range(40):
+        total, count, state = objective(read, targets)
+        assert state is None
+        (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float((total / count).detach()))
+    assert losses[0] == pytest.approx(3.43, abs=0.2)  # ln 31
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize(("name", "head"), [("bert", "sequence"), ("albert", "token"), ("distilbert", "span")])
+def test_dropout_is_drawn_in_training_alone_and_from_the_seed(name: str, head: str) -> None:
+    made, ids = model(name, head=head, dropout=0.3), text(1, 9)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(made.train()(ids).logits)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(made.eval()(ids).logits, made(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "head"),
+    [
+        ("classifier_dropout", "bert", "sequence"),
+        ("classifier_dropout", "albert", "pretraining"),
+        ("sequence_dropout", "distilbert", "sequence"),
+        ("span_dropout", "distilbert", "span"),
+    ],
+)
+def test_each_head_has_its_own_dropout(setting: str, name: str, head: str) -> None:
+    still = {"dropout": 0.0, "attention_dropout": 0.0}
+
+    def moves(value: float) -> bool:
+        made = model(name, head=head, **still, **{setting: value}).train()
+        torch.manual_seed(0)
+        first, second = made(text(3, 9)), made(text(3, 9))
+        one, two = (first.logits, second.logits) if first.pair is None else (first.pair, second.pair)
+        return not torch.equal(one, two)
+
+    assert moves(0.5)
+    assert not moves(0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_keep_no_state_and_say_so(name: str) -> None:
+    with pytest.raises(StateError, match="keeps no state"):
+        model(name).init_state(1, 9)
+
+
+def test_types_must_be_as_many_as_tokens() -> None:
+    with pytest.raises(ConfigError, match=r"token_types of shape \[1, 4\] for input_ids \[2, 4\]"):
+        model("bert")(text(2, 4), token_types=torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_longer_than_the_positions_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="30 tokens, but the model has positions for 29"):
+        model(name)(text(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        (
+            "bert",
+            {"num_heads": 5, "head": "rows"},
+            "not a multiple of num_heads 5; head 'rows' is none of masked_token",
+        ),
+        ("albert", {"d_embedding": 0, "num_labels": 0}, "d_embedding is 0.*num_labels is 0"),
+        ("albert", {"head": "pretraining", "num_labels": 3}, "head 'pretraining' has 2 labels"),
+        ("distilbert", {"head": "pair"}, "head 'pair' is none of masked_token, sequence, token, span, none"),
+        ("distilbert", {"activation": "mish", "d_ff": 0}, "d_ff is 0.*activation 'mish'"),
+    ],
+)
+def test_what_cannot_be_is_refused_all_at_once(name: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        model(name, **changes)
