@@ -89,11 +89,12 @@ def test_every_text_has_the_ids_of_the_rust_library(byte_fallback: bool, text: s
 @KINDS
 def test_strange_texts_have_the_ids_of_the_rust_library(byte_fallback: bool, strange_texts: list[str]):
     ours = unigram(byte_fallback=byte_fallback)
+    strange_texts = strange_texts[:300]
     here = [text for text in strange_texts if ours._backend.differing.in_text(text)]
     theirs = ours._backend.encode(strange_texts)
     wrong = [text for text, ids in zip(strange_texts, theirs, strict=True) if ids != ours.encode(text)]
     assert set(wrong) <= set(here)
-    assert len(here) < 100
+    assert len(here) < 30
 
 
 def test_unknown_characters_in_a_row_are_one_token_or_their_bytes():
@@ -186,15 +187,15 @@ def test_a_trained_vocabulary_has_the_size_asked_for_and_falls_in_probability():
 
 def test_training_cuts_as_short_as_hugging_faces(stdlib):
     """Both maximise the same likelihood by other roads: the number of tokens says how well."""
-    text = "\n".join(stdlib(60_000))[:60_000]
-    ours = train_tokenizer("unigram", text.split("\n"), 500)
+    text = "\n".join(stdlib(30_000))[:30_000]
+    ours = train_tokenizer("unigram", text.split("\n"), 400)
     theirs = tokenizers.Tokenizer(tokenizers.models.Unigram())
     theirs.normalizer = tokenizers.normalizers.NFKC()
     theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [tokenizers.pre_tokenizers.WhitespaceSplit(), tokenizers.pre_tokenizers.Metaspace()]
     )
     trainer = tokenizers.trainers.UnigramTrainer(
-        vocab_size=500, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+        vocab_size=400, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
     )
     theirs.train_from_iterator(text.split("\n"), trainer)
     assert len(ours.encode(text)) < 1.02 * len(theirs.encode(text).ids)

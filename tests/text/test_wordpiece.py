@@ -52,11 +52,12 @@ def test_every_text_has_the_ids_of_the_rust_library(lower: bool, text: str):
 @BOTH
 def test_strange_texts_have_the_ids_of_the_rust_library(lower: bool, strange_texts: list[str]):
     ours = wordpiece(lower=lower)
+    strange_texts = strange_texts[:300]
     here = [text for text in strange_texts if ours._backend.differing.in_text(text)]
     theirs = ours._backend.encode(strange_texts)
     wrong = [text for text, ids in zip(strange_texts, theirs, strict=True) if ids != ours.encode(text)]
     assert set(wrong) <= set(here)
-    assert len(here) < 100
+    assert len(here) < 30
     assert ours.encode_batch(strange_texts) == [ours.encode(text) for text in strange_texts]
 
 
@@ -153,6 +154,7 @@ def test_what_cannot_be_trained_is_one_clear_error(options: dict, error: type, s
         ({"decoder": {"type": "BPEDecoder"}}, "the decoder BPEDecoder"),
         ({"added_tokens": [{"id": 7, "content": "zzz", "special": False}]}, "'zzz', added to the vocabulary"),
         ({"added_tokens": [{"id": 999, "content": "the", "special": True}]}, "one id in the vocabulary"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "=!"}}, "that is not base64"),
         ({"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}}, "the normalizer Replace"),
     ],
 )

@@ -46,7 +46,7 @@ class Aligned:
             if new == self.text[at : at + used]:
                 spans += old
             else:
-                old = old or self.spans[at : at + 1]
+                old = old or self.spans[at : at + 1] or self.spans[-1:] or [(0, 0)]
                 spans += [(old[0][0], old[-1][1])] * len(new)
             texts.append(new)
             at += used

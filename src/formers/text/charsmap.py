@@ -30,7 +30,7 @@ class CharsMap:
     def __init__(self, data: bytes) -> None:
         self.data = data
         size = struct.unpack_from("<I", data)[0] if len(data) >= 4 else -1
-        if size < 4 or size % 4 or 4 + size > len(data):
+        if size < 4 or size % 4 or 4 + size > len(data) or data[-1]:
             raise DataError(
                 f"a charsmap of {len(data)} bytes whose trie should take {size}", "the whole of sentencepiece's table"
             )
@@ -81,7 +81,7 @@ class CharsMap:
             node ^= _offset(unit)
             if unit >> 8 & 1:  # an entry ends here: the unit that follows holds its place
                 start = units[node] & 0x7FFFFFFF
-                return self._texts[start : self._texts.index(b"\0", start)].decode()
+                return self._texts[start : self._texts.find(b"\0", start)].decode(errors="replace")
         return None
 
 

@@ -6,6 +6,7 @@ Both are read from the form of tokenizer.json and kept as they stand there; what
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import re
 from collections.abc import Iterator
@@ -110,9 +111,16 @@ class Pipeline:
             case {"type": "Replace", "pattern": {"Regex": str(expression)}, "content": str(new)}:
                 return self._replace(expression, new)
             case {"type": "Precompiled", "precompiled_charsmap": charsmap}:
-                return [CharsMap(base64.b64decode(charsmap))] if charsmap else []
+                return self._charsmap(charsmap)
         self.problems.append(f"the normalizer {_named(part)}")
         return []
+
+    def _charsmap(self, encoded: str | None) -> list[Step]:
+        try:
+            return [CharsMap(base64.b64decode(encoded, validate=True))] if encoded else []
+        except binascii.Error as error:
+            self.problems.append(f"the normalizer Precompiled with a charsmap that is not base64 ({error})")
+            return []
 
     def _replace(self, expression: str, new: str) -> list[Step]:
         try:

@@ -9,7 +9,6 @@ The library recognises special tokens in any text, so it is handed a vocabulary 
 from __future__ import annotations
 
 import json
-import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -72,11 +71,15 @@ class Differing:
 
     def __init__(self, pipeline: Pipeline, theirs: Tokenizer) -> None:
         self._ours, self._theirs = pipeline, theirs
-        self._agreed: set[str] = set(string.printable)
+        self._agreed: set[str] = set()
         self._differing: set[str] = set()
+        self._ascii_alike = False
+        self._ascii_alike = not self.in_text("".join(map(chr, range(128))))
 
     def in_text(self, text: str) -> bool:
         """Whether `text` holds such a character."""
+        if self._ascii_alike and text.isascii():
+            return False
         new = set(text) - self._agreed
         for char in new - self._differing:
             (self._agreed if self._alike(char) else self._differing).add(char)
