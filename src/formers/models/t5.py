@@ -380,23 +380,15 @@ def activations(config: T5Config) -> list[tuple[str, str]]:
     """Modules whose outputs mean the same in ours and in Hugging Face's, in the order they run."""
     pairs = []
     for our, their, layers in (("encoder", "encoder", config.num_layers), ("trunk", "decoder", config.decoder_layers)):
+        names = {"attention": "SelfAttention.o", "cross": "EncDecAttention.o", "feed_forward": "DenseReluDense.wo"}
+        if our == "encoder":
+            del names["cross"]
         for i in range(layers):
-            ours, norms, theirs = f"{our}.blocks.{i}", f"{our}.norms.{i}", f"{their}.block.{i}.layer"
-            pairs += [
-                (f"{norms}.attention", f"{theirs}.0.layer_norm"),
-                (f"{ours}.attention.mix.linear", f"{theirs}.0.SelfAttention.o"),
-            ]
-            if our == "trunk":
-                pairs += [
-                    (f"{norms}.cross", f"{theirs}.1.layer_norm"),
-                    (f"{ours}.cross.project.linear", f"{theirs}.1.EncDecAttention.q"),
-                    (f"{ours}.cross.mix.linear", f"{theirs}.1.EncDecAttention.o"),
-                ]
-            last = 2 if our == "trunk" else 1
-            pairs += [
-                (f"{norms}.feed_forward", f"{theirs}.{last}.layer_norm"),
-                (f"{ours}.feed_forward.contract", f"{theirs}.{last}.DenseReluDense.wo"),
-            ]
+            for place, (name, last) in enumerate(names.items()):
+                map_of = "contract" if name == "feed_forward" else "mix.linear"
+                theirs = f"{their}.block.{i}.layer.{place}"
+                pairs.append((f"{our}.norms.{i}.{name}", f"{theirs}.layer_norm"))
+                pairs.append((f"{our}.blocks.{i}.{name}.{map_of}", f"{theirs}.{last}"))
         pairs.append((f"{our}.final_norm", f"{their}.final_layer_norm"))
     return [*pairs, ("head", "lm_head")]
 
