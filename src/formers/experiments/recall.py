@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class RecallSettings:
     seed       of the weights and of the training's documents; the documents asked have the next
     """
 
-    stages: tuple[Stage, ...] = STAGES
+    stages: tuple[Stage, ...] = field(default_factory=lambda: STAGES)
     documents: int = 40
     seed: int = 0
 

@@ -1,0 +1,58 @@
+"""`formers experiment`: what there is, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from formers.experiments import recall
+from tests.cli.commands import Formers, in_a_fresh_process
+
+
+def shards_of(run: Path) -> str:
+    return json.loads((run / "recipe.json").read_text())["shards"]["folder"]
+
+
+def test_without_a_name_it_lists_them_and_a_wrong_one_gets_the_right_one() -> None:
+    listed = in_a_fresh_process("experiment")
+    assert listed.code == 0
+    assert all(name in listed.out for name in ("recall", "memory-size", "packages"))
+    wrong = in_a_fresh_process("experiment", "memory-sise")
+    assert wrong.code == 2
+    assert "did you mean 'memory-size'" in wrong.err
+    assert "NO TORCH" in wrong.err
+
+
+def test_memory_size_writes_data_and_plots_and_says_its_verdict(formers: Formers, run: Path) -> None:
+    formers("graft", run, "--layers", "-1", "--size", "50", "--segment", "16", "--out", "remembering")
+    asked = ["experiment", "memory-size", "remembering", "--data", shards_of(run), "--sizes", 0, 8, "--longer-than", 20]
+    found = formers(*asked, "--documents", 3, "--out", "sizes", "--json")
+    assert found.code == 0, found.err
+    assert found.json["verdict"]["word"] == "not reproduced"  # its gates are shut
+    assert found.json["steps"][0]["interval"]["mean"] == 0
+    for name in ("memory-size.json", "memory-size.svg", "memory-position.svg", "scores.jsonl"):
+        assert (Path("sizes") / name).is_file()
+    assert "not reproduced: a larger memory" in formers(*asked, "--documents", 3, "--out", "sizes").out
+
+
+def test_memory_size_refuses_a_model_without_one_and_sizes_that_fall(formers: Formers, run: Path) -> None:
+    assert "memory_size" in formers.refuses("experiment", "memory-size", run, "--longer-than", 20)
+    assert "rising" in formers.refuses("experiment", "memory-size", run, "--sizes", 8, 4)
+
+
+def test_packages_writes_them_and_refuses_what_is_too_long(formers: Formers, tmp_path: Path) -> None:
+    assert "no package of" in formers.refuses("experiment", "packages", "--least", 10**12)
+
+
+def test_recall_prints_a_table_and_keeps_it(formers: Formers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall, "STAGES", (recall.Stage(32, 4, 0, 1), recall.Stage(96, 4, 8, 1)))
+    outcome = formers("experiment", "recall", "--out", "pairs", "--documents", 2)
+    assert outcome.code == 0, outcome.err
+    assert "no memory" in outcome.out
+    assert json.loads((Path("pairs") / "recall.json").read_text())["verdict"]["word"] in (
+        "not reproduced",
+        "smaller effect",
+    )
+    assert (Path("pairs") / "recall.svg").is_file()
