@@ -1,4 +1,4 @@
-"""`formers generate`: a prompt continued, on the terminal as it comes."""
+"""`formers generate`: a prompt continued, or answered by an encoder-decoder, on the terminal as it comes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Continue a prompt with a trained model. Text comes as it is made; several samples come one after another."""
+    """Continue a prompt with a trained model, or write what an encoder-decoder makes of it. Text comes as it is made; several
+    samples come one after another."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, a checkpoint folder or a hub name."""
@@ -96,10 +97,11 @@ def _tokenizer(found: targets.Resolved) -> Tokenizer:
 def _stream(model: Any, tokenizer: Tokenizer, options: Options, number: int) -> None:
     """One sample, written piece by piece. Nothing is written before the first piece: until then it may still be refused."""
     from formers.generation import GenerateSettings, stream_text
+    from formers.generation.readers import takes_source
 
     title = f"--- sample {number + 1} (seed {options.seed + number}) ---\n" if options.num_samples > 1 else ""
     settings = GenerateSettings(**options.sampling(number))
-    before = title + options.prompt
+    before = title + options.prompt * (not takes_source(model))
     for piece in stream_text(model, tokenizer, [options.prompt], settings=settings):
         sys.stdout.write(before + piece.text)
         sys.stdout.flush()
