@@ -167,7 +167,7 @@ def test_offsets_are_those_of_the_rust_library_but_for_marks(pair, lines: list[s
         for (start, end), (their_start, their_end) in zip(spans, found.offsets, strict=True):
             assert start <= their_start
             assert end >= their_end
-        if line.isascii():
+        if line.isascii() and "``" not in line and "''" not in line:
             cut = [[line[start:end].strip() for start, end in places] for places in (spans, found.offsets)]
             assert cut[0] == cut[1]
 
