@@ -32,7 +32,7 @@ def in_float64(model: nn.Module) -> nn.Module:
 
 
 def run(model: nn.Module, input_ids: Tensor, *, backward: bool = False, **inputs: Any) -> Trace:
-    """One forward, and with `backward` one backward of the next-token loss.
+    """One forward, and with `backward` one backward of the next-token loss. To an encoder-decoder the ids are source and text.
 
     Raises:
         TargetError: the model cannot be run on ids.
@@ -40,7 +40,7 @@ def run(model: nn.Module, input_ids: Tensor, *, backward: bool = False, **inputs
     trace = Trace()
     with _recorded(model, trace), torch.set_grad_enabled(backward):
         try:
-            trace.logits = logits_of(model(input_ids, **inputs))
+            trace.logits = logits_of(model(input_ids, **_source_of(model, input_ids), **inputs))
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             if isinstance(error, FormersError):
                 raise
@@ -52,6 +52,14 @@ def run(model: nn.Module, input_ids: Tensor, *, backward: bool = False, **inputs
         trace.gradients = _gradients(model, trace.logits, input_ids)
     trace.logits = trace.logits.detach()
     return trace
+
+
+def _source_of(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
+    """What an encoder-decoder is given beside `input_ids`: transformers' takes the source first, and the text by name."""
+    if "source" in getattr(model, "inputs", ()):
+        return {"source": input_ids}
+    both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return {"decoder_input_ids": input_ids} if both else {}
 
 
 def logits_of(out: Any) -> Tensor:
