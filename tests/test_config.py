@@ -214,5 +214,6 @@ def test_the_configs_that_transformers_writes_are_read(name: str) -> None:
     theirs = transformers.AutoConfig.for_model(model_type).to_dict()
     config = from_dict(module.CONFIG, module.FOREIGN.read(theirs))
     again = transformers.AutoConfig.for_model(**module.FOREIGN.write(config)).to_dict()
-    said = module.FOREIGN.names.keys() & theirs.keys()  # what a config leaves out is one of our defaults, or read had raised
+    # what a config leaves out is one of our defaults, or read had raised
+    said = module.FOREIGN.names.keys() & theirs.keys()
     assert {k: again[k] for k in said} == {k: theirs[k] for k in said}

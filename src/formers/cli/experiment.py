@@ -27,7 +27,7 @@ NAMES = {
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = "\n".join(f"  {name:<12} {what}" for name, what in NAMES.items())
-        print(f"usage: formers experiment NAME [options]\n\n{lines}\n\nformers experiment NAME --help says more.")
+        print(f"usage: formers experiment NAME [options]\n\n{lines}\n\nEach has --help, which says more, and --json.")
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in NAMES:

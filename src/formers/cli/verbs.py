@@ -31,7 +31,7 @@ _ALL = (
     Verb("generate", "RUN PROMPT", "continue a prompt", WORK),
     Verb("convert", "SRC DST", "load a model and write it as a Hugging Face folder", WORK),
     Verb("graft", "RUN --out DIR", "give a trained decoder a memory that changes nothing until it is trained", WORK),
-    Verb("experiment", "NAME", "try a claim of a paper: data, a plot, and a verdict; without NAME, which there are", WORK),
+    Verb("experiment", "NAME", "try a claim of a paper: data, a plot, a verdict; without NAME: a list", WORK),
     Verb("certify", "TARGET", "try the laws that every model must obey; exit code 1 where one fails", LOOK),
     Verb("diff", "A B", "two implementations or checkpoints: the first activation and gradient that differ", LOOK),
     Verb("show", "TARGET", "the tree of modules: shapes, parameters, sharing, bytes, cost", LOOK),
