@@ -10,7 +10,8 @@ from pathlib import Path
 from formers.comparison.escaping import text
 from formers.comparison.shell import check_out, write
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 70, 20, 44, 56
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 70, 20, 62, 56
+LEGEND, LEGEND_STEP = 44, 126
 COLOURS = ("#1f6fb4", "#c2571a", "#2b8a3e", "#8e44ad", "#7a6a00")
 
 STYLE = """
@@ -128,7 +129,7 @@ def _line(line: Line, colour: str, number: int, across: Scale, up: Scale) -> str
         parts.append(
             f'<line x1="{place}" x2="{place}" y1="{up(low):.1f}" y2="{up(high):.1f}" stroke="{colour}" stroke-width="1.5"/>'
         )
-    y = TOP + 6 + 18 * number
-    parts.append(f'<circle cx="{WIDTH - 190}" cy="{y}" r="4" fill="{colour}"/>')
-    parts.append(f'<text x="{WIDTH - 180}" y="{y}" dominant-baseline="middle">{text(line.name)}</text>')
+    x = LEFT + 4 + LEGEND_STEP * number
+    parts.append(f'<circle cx="{x}" cy="{LEGEND}" r="4" fill="{colour}"/>')
+    parts.append(f'<text x="{x + 9}" y="{LEGEND}" dominant-baseline="middle">{text(line.name)}</text>')
     return "\n".join(parts)
