@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_with_its_memories(formers: Formers, text: Path, g
     ("options", "said"),
     [
         (["--layers", "3"], "layer 3 of a model of 1 layers"),
-        (["--size", "0"], "memory_size is 0"),
+        (["--size=-1"], "memory_size is -1"),
         (["--segment", "65"], "64 positions"),
     ],
 )

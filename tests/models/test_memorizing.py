@@ -169,7 +169,7 @@ def test_no_gradient_reaches_what_an_earlier_call_read() -> None:
         ({"memory_layers": (3,)}, "wanted different ones of 0 to 2"),
         ({"memory_layers": (1, 1)}, "wanted different ones"),
         ({"merge": "gated"}, "wanted one of " + ", ".join(MERGES)),
-        ({"neighbours": 0, "memory_size": 0}, "memory_size is 0, wanted at least 1; neighbours is 0"),
+        ({"neighbours": 0, "memory_size": -1}, "neighbours is 0, wanted at least 1; memory_size is -1"),
         ({"cache_length": -1}, "cache_length is -1"),
         ({"num_kv_heads": 3}, "not a multiple of num_kv_heads"),
     ],
