@@ -67,10 +67,27 @@ def test_each_kind_of_target_is_told_apart(run: Path) -> None:
     assert targets.parse(run).kind == "run"
 
 
-def test_an_architecture_wins_over_a_folder_and_says_so(place: Path) -> None:
+def test_an_architecture_wins_over_a_folder_without_a_model_and_says_so(place: Path) -> None:
     (place / "gpt2").mkdir()
+    assert targets.parse("gpt2").kind == "architecture"
     assert "hf:gpt2 is the hub's model, ./gpt2 the folder" in targets.parse("gpt2").note
     assert targets.parse("./gpt2").kind == "folder"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2.tiny"])
+def test_a_model_folder_called_like_an_architecture_is_the_folder_and_says_so(name: str, place: Path) -> None:
+    formers.save(small("gpt2"), place / name)
+    assert targets.parse(name).kind == "folder"
+    found = resolve(name)
+    assert torch.equal(found.model.tokens.weight, small("gpt2").tokens.weight)
+    assert f"{name} is the folder ./{name} here" in found.note
+    assert torch.equal(formers.load(name).tokens.weight, small("gpt2").tokens.weight)
+
+
+def test_a_run_called_like_an_architecture_is_the_run(run: Path) -> None:
+    shutil.move(run, "llama")
+    assert targets.parse("llama").kind == "run"
+    assert "llama is the folder ./llama here" in resolve("llama").note
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ class Options:
     """The folder to write."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
+    max_shard_size: str = "50GB"
+    """Of one weight file, such as 500MB or 5GiB; more is cut into shards with an index."""
     json: Flag = False
     """Print the result as JSON on stdout."""
 
@@ -40,6 +42,7 @@ def main(arguments: list[str]) -> None:
         options.destination,
         tokenizer=found.tokenizer,
         code=None if code is None else user_code.record(code),
+        max_shard_size=options.max_shard_size,
     )
     parameters = sum(parameter.numel() for parameter in found.model.parameters())
     files = sorted(path.name for path in written.iterdir())

@@ -15,7 +15,7 @@ _HOMES = {
     "load": "formers.hub.targets",
     "load_folder": "formers.hub.folders",
     "resolve": "formers.hub.targets",
-    "save": "formers.hub.folders",
+    "save": "formers.hub.saving",
     "write_folder": "formers.hub.files",
 }
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from formers.hub.differences import diff as diff
     from formers.hub.files import write_folder as write_folder
     from formers.hub.folders import load_folder as load_folder
-    from formers.hub.folders import save as save
     from formers.hub.report import DiffReport as DiffReport
+    from formers.hub.saving import save as save
     from formers.hub.targets import Resolved as Resolved
     from formers.hub.targets import load as load
     from formers.hub.targets import resolve as resolve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,11 +119,50 @@ class Tensors(Mapping[str, Tensor]):
         return len(self._homes)
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """One safetensors file, with the metadata by which transformers recognises PyTorch's."""
+def byte_size(size: int | str) -> int:
+    """Bytes of ``5_000_000``, ``"500MB"`` (10^6) or ``"5GiB"`` (2^30). Raises ConfigError for what is no size."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", str(size).strip(), re.IGNORECASE)
+    number = (
+        0 if found is None else float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")
+    )
+    if number < 1:
+        raise ConfigError(f"a size of {size!r}", 'bytes, or a text such as "500MB" or "5GiB"')
+    return int(number)
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> None:
+    """One safetensors file, or, of more bytes than `limit`, shards with an index, as transformers names them."""
+    groups = list(_shards(tensors, limit))
+    count = len(groups)
+    files = [WEIGHTS] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    for file, names in zip(files, groups, strict=True):
+        _write_file(folder / file, {name: tensors[name] for name in names})
+    if count > 1:
+        homes = {name: file for file, names in zip(files, groups, strict=True) for name in names}
+        whole = {
+            "total_parameters": sum(tensor.numel() for tensor in tensors.values()),
+            "total_size": sum(tensor.nbytes for tensor in tensors.values()),
+        }
+        write_json(folder / INDEX, {"metadata": whole, "weight_map": dict(sorted(homes.items()))})
+
+
+def _shards(tensors: Mapping[str, Tensor], limit: int) -> Iterator[list[str]]:
+    """Names in groups of at most `limit` bytes, in their order; a tensor beyond the limit has a group of its own."""
+    names: list[str] = []
+    size = 0
+    for name, tensor in tensors.items():
+        if names and size + tensor.nbytes > limit:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += tensor.nbytes
+    yield names
+
+
+def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """With the metadata by which transformers recognises PyTorch's files."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # it comes readable by its owner alone
+    save_file(whole, path, metadata={"format": "pt"})
 
 
 def main_dtype(tensors: Mapping[str, Tensor]) -> str:

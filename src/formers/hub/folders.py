@@ -1,8 +1,10 @@
-"""Model folders, both ways: Hugging Face's layout by a model's one table of names, and our own for what it does not know.
+"""Model folders, read: Hugging Face's layout by a model's one table of names, and our own for what it does not know.
 
 config.json         theirs; or, for an architecture of ours alone, {"model_type": "formers-NAME", "formers": {...}}
-model.safetensors   one file, or shards with model.safetensors.index.json (read only)
+model.safetensors   one file, or shards with model.safetensors.index.json
 tokenizer.json, tokenizer_config.json, generation_config.json     where there is a tokenizer
+
+saving.py writes them.
 """
 
 from __future__ import annotations
@@ -16,34 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-import formers
 from formers import config as configs
-from formers.errors import ConfigError, RunError, WeightsError, suggest
+from formers.errors import ConfigError, WeightsError, suggest
 from formers.hub import user_code
-from formers.hub.files import (
-    CONFIG,
-    INDEX,
-    WEIGHTS,
-    Tensors,
-    main_dtype,
-    read_json,
-    write_folder,
-    write_json,
-    write_tensors,
-)
+from formers.hub.files import CONFIG, Tensors, read_json
 from formers.hub.heads import is_another_head, under_another_head
 from formers.models import registry
-from formers.text import Tokenizer
 from formers.weights import listed
 
 OURS = "formers-"
 """How the model_type of an architecture that Hugging Face does not know begins."""
-
-FILES = (CONFIG, WEIGHTS, INDEX, "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-"""What a model folder consists of; a folder that holds anything else is never replaced."""
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def load_folder(
@@ -199,7 +183,7 @@ class _NotDrawn(TorchFunctionMode):
 
 def assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Make `tensors` the model's, and share again what it shared."""
-    groups = _tied(model)
+    groups = tied(model)
     model.load_state_dict(dict(tensors), strict=True, assign=True)
     for first, *others in groups:
         for name in others:
@@ -210,7 +194,7 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def _tied(model: nn.Module) -> list[list[str]]:
+def tied(model: nn.Module) -> list[list[str]]:
     """Names of parameters that are one and the same, in groups of two and more."""
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -221,7 +205,7 @@ def _tied(model: nn.Module) -> list[list[str]]:
 def _same_names(folder: Path, model: nn.Module, tensors: Tensors) -> dict[str, Tensor]:
     """Tensors stored under the model's own names, those shared stored once."""
     expected = model.state_dict()
-    again = {name: group[0] for group in _tied(model) for name in group[1:]}
+    again = {name: group[0] for group in tied(model) for name in group[1:]}
     problems = [f"missing {name}" for name in expected.keys() - again.keys() - tensors.keys()]
     problems += [f"unknown {name}" for name in tensors.keys() - expected.keys()]
     read = {name: tensors[name] for name in tensors if name in expected}
@@ -248,90 +232,4 @@ def check_tokenizer(folder: Path, vocab_size: int | None) -> None:
             f"{folder}: the tokenizer has ids up to {largest}, the model's vocab_size is {vocab_size}",
             f"a tokenizer with ids below {vocab_size}",
             "put the tokenizer.json beside the model that was trained with it",
-        )
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def save(
-    model: nn.Module, folder: Path | str, *, tokenizer: Tokenizer | None = None, code: Mapping[str, str] | None = None
-) -> Path:
-    """Write `model` as a folder that ``formers.load`` opens and, if Hugging Face knows the architecture, transformers too.
-
-    The folder appears whole or not at all. One that stands there is replaced if it holds nothing but a model's files.
-
-    code  for a model of the user's own: what ``formers.hub.user_code.record("file.py:function")`` gives, so that whoever
-          loads the folder is told which code to name
-
-    Raises:
-        RunError: the folder holds other files, or cannot be written.
-        ConfigError: the tokenizer has more ids than the model.
-    """
-    folder = Path(folder)
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    _check_replaceable(folder)
-    settings, tensors = describe(model, code)
-    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
-    if tokenizer is not None and vocab_size is not None and tokenizer.vocab_size > vocab_size:
-        raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {vocab_size}",
-            "the tokenizer that the model was trained with",
-        )
-    end = None if tokenizer is None else tokenizer.end_of_text
-    ends = {"bos_token_id": end, "eos_token_id": end}
-    ends |= {
-        name: settings[name] for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id") if name in settings
-    }
-    with write_folder(folder, replace=True) as aside:
-        write_json(aside / CONFIG, {**ends, "pad_token_id": None, **settings, "dtype": main_dtype(tensors)})
-        write_tensors(aside, tensors)
-        if tokenizer is not None:
-            tokenizer.save(aside)
-            write_json(aside / "generation_config.json", ends)
-    return folder
-
-
-def describe(model: nn.Module, code: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What stands in config.json, and the tensors under the names they are stored by."""
-    config = getattr(model, "config", None)
-    module = _module_of(model)
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in _second_names(model)}
-    if module is not None and getattr(module, "FOREIGN", None) is not None:
-        settings = {"architectures": [module.FOREIGN.class_name], **module.FOREIGN.write(config)}
-        return settings, module.weights(config).write(state)
-    name = getattr(config, "architecture", type(model).__name__)
-    if module is None and name in registry.specs():  # a subclass of the user's: not the built-in model
-        name = type(model).__name__
-    ours: dict[str, Any] = {"architecture": name, "version": formers.__version__}
-    if config is not None and hasattr(config, "__dataclass_fields__"):
-        ours["config"] = configs.to_dict(config)
-    if code is not None:
-        ours["code"] = dict(code)
-    return {"architectures": [type(model).__name__], "model_type": OURS + str(name), "formers": ours}, state
-
-
-def _module_of(model: nn.Module) -> ModuleType | None:
-    """The built-in module that defines exactly this model; None for the user's own, subclasses included."""
-    architecture = getattr(getattr(model, "config", None), "architecture", None)
-    if architecture not in registry.specs():
-        return None
-    module = registry.spec(architecture).load()
-    return module if type(model) is module.MODEL else None
-
-
-def _second_names(model: nn.Module) -> set[str]:
-    return {name for group in _tied(model) for name in group[1:]}
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Writing a folder swaps it as a whole, so a folder with anything but a model in it is left alone."""
-    if not folder.is_dir():
-        return
-    others = [path.name for path in sorted(folder.iterdir()) if path.name not in FILES]
-    if others:
-        raise RunError(
-            f"{folder} holds files that are no model's: {', '.join(others[:5])}{' ..' * (len(others) > 5)}",
-            "a new folder, an empty one, or one that holds only a model",
-            "choose another folder",
         )

@@ -4,6 +4,7 @@
     runs/x/checkpoints/step-N the weights of one checkpoint
     folder                    a model folder: config.json and model.safetensors
     gpt2, gpt2.tiny           a built-in architecture, with a preset; fresh weights
+                              (but a run or model folder of just this name here is meant by it, as in transformers)
     my_model.py:function      the user's own
     org/name, hf:gpt2         a model of the Hugging Face hub
     transformers:folder       a model folder opened by transformers, for comparison
@@ -94,16 +95,26 @@ def parse(target: str | Path) -> Target:
         return Target(rest, "transformers")
     if text.endswith(".py") or ".py:" in text:
         return Target(text, "code")
-    if isinstance(target, str) and text.partition(".")[0] in registry.specs():
-        return _architecture(text)
     path = Path(text).expanduser()
+    named = isinstance(target, str) and text.partition(".")[0] in registry.specs()
+    if named and not _holds_model(path):
+        return _architecture(text)
     if path.is_dir():
-        return Target(text, _kind_of_folder(path), path)
+        return Target(text, _kind_of_folder(path), path, _instead_of_the_architecture(text) if named else "")
     if path.exists():
         raise TargetError(f"{text} is a file", WANTED, "name the folder it stands in")
     if isinstance(target, str) and _may_be_hub_name(text):
         return Target(text, "hub")
     raise _nothing(text)
+
+
+def _holds_model(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("config.json", "recipe.json", "checkpoint.json"))
+
+
+def _instead_of_the_architecture(text: str) -> str:
+    name = text.partition(".")[0]
+    return f"{text} is the folder ./{text} here; where there is none, or by formers.build({name!r}), it is the architecture"
 
 
 def _kind_of_folder(path: Path) -> Kind:
@@ -224,7 +235,7 @@ def load(
             "a run, a model folder or a hub name",
             f"formers.build({name!r}, preset={preset!r}) makes one with fresh weights",
         )
-    if parsed.kind == "architecture":  # the note that resolve gives says how the two are told apart
+    if parsed.kind == "architecture":
         target = f"hf:{parsed.text}"
     return resolve(target, code=code, dtype=dtype, device=device, changes=changes).model.eval()
 
@@ -234,7 +245,7 @@ def _folder(parsed: Target, how: _How) -> Resolved:
 
     assert parsed.path is not None
     model = load_folder(parsed.path, **vars(how))
-    return Resolved(parsed.text, "folder", model, folder=parsed.path)
+    return Resolved(parsed.text, "folder", model, folder=parsed.path, note=parsed.note)
 
 
 def _run(parsed: Target, how: _How) -> Resolved:
@@ -245,7 +256,7 @@ def _run(parsed: Target, how: _How) -> Resolved:
     if not folder.is_dir():
         return _newest_checkpoint(parsed, how)
     model = load_folder(folder, **vars(how))
-    return Resolved(parsed.text, "run", model, recipe, folder=folder)
+    return Resolved(parsed.text, "run", model, recipe, folder=folder, note=parsed.note)
 
 
 def _newest_checkpoint(parsed: Target, how: _How) -> Resolved:

@@ -1,0 +1,165 @@
+"""Model folders, written: what folders.py reads, whole or not at all, in one file or in shards."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+import formers
+from formers import config as configs
+from formers.errors import ConfigError, RunError
+from formers.files import sync_folder
+from formers.hub.files import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    byte_size,
+    disk_errors,
+    main_dtype,
+    write_folder,
+    write_json,
+    write_tensors,
+)
+from formers.hub.folders import OURS, tied
+from formers.models import registry
+from formers.text import Tokenizer
+
+MAX_SHARD_SIZE = "50GB"
+"""Of one weight file; transformers' own default."""
+
+FILES = re.compile(
+    rf"{CONFIG}|{WEIGHTS}|{INDEX}|model-\d+-of-\d+\.safetensors|generation_config\.json|tokenizer(_config)?\.json"
+)
+"""What a model folder consists of; a folder that holds anything else is never replaced."""
+
+
+def save(
+    model: nn.Module,
+    folder: Path | str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    code: Mapping[str, str] | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> Path:
+    """Write `model` as a folder that ``formers.load`` opens and, if Hugging Face knows the architecture, transformers too.
+
+    The folder appears whole or not at all. One that stands there is replaced if it holds nothing but a model's files.
+
+    code  for a model of the user's own: what ``formers.hub.user_code.record("file.py:function")`` gives, so that whoever
+          loads the folder is told which code to name
+    max_shard_size  of one weight file, in bytes or as "500MB", "5GiB". Weights beyond it are cut between tensors into
+          ``model-00001-of-00003.safetensors``, .. with an index, as transformers does
+
+    Raises:
+        RunError: the folder holds other files, or cannot be written.
+        ConfigError: the tokenizer has more ids than the model, or a size that is none.
+    """
+    folder, limit = Path(folder), byte_size(max_shard_size)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    _check_replaceable(folder)
+    settings, tensors = describe(model, code)
+    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if tokenizer is not None and vocab_size is not None and tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {vocab_size}",
+            "the tokenizer that the model was trained with",
+        )
+    with write_folder(folder, replace=True) as aside:
+        _write(aside, settings, tensors, tokenizer, limit)
+    return folder
+
+
+def save_beside(
+    model: nn.Module,
+    folder: Path | str,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> Path:
+    """The same files in a folder that may hold others, which stay: each appears whole, and weights of before go.
+
+    state  tensors in place of the model's own, by its names, such as a sharded training gathers
+    """
+    folder, limit = Path(folder), byte_size(max_shard_size)
+    settings, tensors = describe(model, state=state)
+    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder), tempfile.TemporaryDirectory(prefix=".model.part-", dir=folder) as name:
+        aside = Path(name)
+        _write(aside, settings, tensors, None, limit)
+        sync_folder(aside)
+        new = sorted(path.name for path in aside.iterdir())
+        for file in new:
+            os.replace(aside / file, folder / file)
+        for path in folder.iterdir():
+            if path.name not in new and re.fullmatch(r"model.*\.safetensors(\.index\.json)?", path.name):
+                path.unlink()
+    return folder
+
+
+def _write(
+    aside: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor], tokenizer: Tokenizer | None, limit: int
+) -> None:
+    end = None if tokenizer is None else tokenizer.end_of_text
+    ends = {"bos_token_id": end, "eos_token_id": end}
+    ends |= {
+        name: settings[name] for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id") if name in settings
+    }
+    write_json(aside / CONFIG, {**ends, "pad_token_id": None, **settings, "dtype": main_dtype(tensors)})
+    write_tensors(aside, tensors, limit)
+    for path in aside.glob("*.safetensors"):  # they come readable by their owner alone
+        path.chmod((aside / CONFIG).stat().st_mode)
+    if tokenizer is not None:
+        tokenizer.save(aside)
+        write_json(aside / "generation_config.json", ends)
+
+
+def describe(
+    model: nn.Module, code: Mapping[str, str] | None = None, *, state: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What stands in config.json, and the tensors (or those of `state`) under the names they are stored by."""
+    config = getattr(model, "config", None)
+    module = module_of(model)
+    again = {name for group in tied(model) for name in group[1:]}
+    tensors = model.state_dict() if state is None else state
+    state = {name: tensor for name, tensor in tensors.items() if name not in again}
+    if module is not None and getattr(module, "FOREIGN", None) is not None:
+        settings = {"architectures": [module.FOREIGN.class_name], **module.FOREIGN.write(config)}
+        return settings, module.weights(config).write(state)
+    name = getattr(config, "architecture", type(model).__name__)
+    if module is None and name in registry.specs():  # a subclass of the user's: not the built-in model
+        name = type(model).__name__
+    ours: dict[str, Any] = {"architecture": name, "version": formers.__version__}
+    if config is not None and hasattr(config, "__dataclass_fields__"):
+        ours["config"] = configs.to_dict(config)
+    if code is not None:
+        ours["code"] = dict(code)
+    return {"architectures": [type(model).__name__], "model_type": OURS + str(name), "formers": ours}, state
+
+
+def module_of(model: nn.Module) -> ModuleType | None:
+    """The built-in module that defines exactly this model; None for the user's own, subclasses included."""
+    architecture = getattr(getattr(model, "config", None), "architecture", None)
+    if architecture not in registry.specs():
+        return None
+    module = registry.spec(architecture).load()
+    return module if type(model) in getattr(module, "MODELS", (module.MODEL,)) else None
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Writing a folder swaps it as a whole, so a folder with anything but a model in it is left alone."""
+    if not folder.is_dir():
+        return
+    others = [path.name for path in sorted(folder.iterdir()) if not FILES.fullmatch(path.name)]
+    if others:
+        raise RunError(
+            f"{folder} holds files that are no model's: {', '.join(others[:5])}{' ..' * (len(others) > 5)}",
+            "a new folder, an empty one, or one that holds only a model",
+            "choose another folder",
+        )
