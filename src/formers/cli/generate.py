@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from formers.cli.console import emit, remark
 from formers.cli.parse import Flag, changed_settings, parse
-from formers.errors import TargetError
+from formers.errors import ConfigError, TargetError
 from formers.hub import targets
 
 if TYPE_CHECKING:
+    from formers.generation import BeamSettings
     from formers.text import Tokenizer
+
+
+EarlyStopping = Literal["no", "yes", "never"]
+EARLY: dict[str, bool | Literal["never"]] = {"no": False, "yes": True, "never": "never"}
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+SEARCH = ("length_penalty", "early_stopping")
+"""Options that mean nothing to the other way of choosing tokens."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +53,25 @@ class Options:
     stop: tuple[str, ...] = ()
     """Texts at which a sample ends."""
     num_samples: int = 1
-    """How many continuations."""
+    """How many continuations; of a beam search the best ones."""
+    beams: int = 0
+    """Beam search in place of sampling: continuations that are followed at a time. The text then comes when it is whole."""
+    length_penalty: float = 1.0
+    """Of a beam search: above 0 longer texts gain, below 0 shorter ones do."""
+    early_stopping: EarlyStopping = "no"
+    """When a beam search ends, enough texts having ended: yes, at once; no, when the best other one is no better; never, when
+    none could become better."""
     set: tuple[str, ...] = ()
     """NAME=VALUE: settings of the model other than the stored ones, such as memory_length=1600. Its weights must still fit."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
     json: Flag = False
     """Print the result as JSON on stdout."""
+
+    def searching(self) -> dict[str, Any]:
+        """As formers.generation.search_text takes them."""
+        names = {"num_beams": self.beams, "num_return": self.num_samples, "early_stopping": EARLY[self.early_stopping]}
+        return {**names, "max_new_tokens": self.max_new_tokens, "length_penalty": self.length_penalty}
 
     def sampling(self, number: int = 0) -> dict[str, Any]:
         """As formers.generate takes them, for sample `number`."""
@@ -60,19 +81,50 @@ class Options:
 
 def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, "generate")
+    _check(options)
     targets.parse(options.run)  # a wrong name costs no torch
-    from formers.generation import GenerateSettings, generate_text
+    from formers.generation import BeamSettings, GenerateSettings, generate_text
 
-    settings = GenerateSettings(**options.sampling())
+    settings = BeamSettings(**options.searching()) if options.beams else GenerateSettings(**options.sampling())
     found = targets.resolve(options.run, code=options.code, changes=changed_settings(options.set))
     tokenizer = _tokenizer(found)
     tokenizer.encode(options.prompt)  # what it cannot express is said before anything is printed
+    if isinstance(settings, BeamSettings):
+        return _search(found, tokenizer, options, settings)
     if options.json:
         prompts = [options.prompt] * options.num_samples
         return emit(generate_text(found.model, tokenizer, prompts, settings=settings))
     remark(found.note)
     for number in range(options.num_samples):
         _stream(found.model, tokenizer, options, number)
+    return None
+
+
+def _check(options: Options) -> None:
+    """Refuse options of the way of choosing tokens that was not asked for."""
+    given = {field.name for field in fields(options) if getattr(options, field.name) != field.default}
+    wrong = sorted(given & set(SAMPLING if options.beams else SEARCH))
+    if options.beams < 0 or wrong:
+        names = "".join(" and --" + name.replace("_", "-") for name in wrong)
+        raise ConfigError(
+            f"--beams {options.beams}{names}",
+            "a beam search (--beams N, --length-penalty, --early-stopping), or sampling (--temperature, --seed, ..)",
+            "leave out the options of the other",
+        )
+
+
+def _search(found: targets.Resolved, tokenizer: Tokenizer, options: Options, settings: BeamSettings) -> None:
+    """The best texts of a beam search."""
+    from formers.generation import search_text
+    from formers.generation.readers import takes_source
+
+    (best,) = search_text(found.model, tokenizer, options.prompt, settings=settings)
+    if options.json:
+        return emit(best)
+    remark(found.note)
+    for number, text in enumerate(best, start=1):
+        title = f"--- {number} (score {text.score:.4f}) ---\n" if len(best) > 1 else ""
+        print(title + options.prompt * (not takes_source(found.model)) + text.text)
     return None
 
 

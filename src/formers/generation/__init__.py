@@ -3,6 +3,7 @@
 ids = generate(model, input_ids, max_new_tokens=64, top_k=50)
 best = beam_search(model, input_ids, num_beams=4)
 done = generate_text(model, tokenizer, ["Once upon a time"], temperature=0.8)
+found = search_text(model, tokenizer, ["Once upon a time"], num_beams=4)
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from formers.generation.prompt_cache import PromptCache
 from formers.generation.samplers import Sampler, SampleSettings
 from formers.generation.scores import score, token_log_probs
 from formers.generation.settings import GenerateSettings
-from formers.generation.text import Completion, Piece, generate_text, stream_text
+from formers.generation.text import Completion, Found, Piece, generate_text, search_text, stream_text
 
 __all__ = [
     "BeamSettings",
     "Completion",
+    "Found",
     "GenerateSettings",
     "Generation",
     "Hypothesis",
@@ -32,6 +34,7 @@ __all__ = [
     "generate_stream",
     "generate_text",
     "score",
+    "search_text",
     "stream_text",
     "token_log_probs",
 ]

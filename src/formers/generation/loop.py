@@ -159,7 +159,8 @@ class Run:
         self.settings = settings
         device, batch, room = device_of(model), prompts.batch_size, prompts.longest + settings.max_new_tokens
         self.sampler, self.random = Sampler(settings), RowRandom(settings.row_seeds(batch))
-        self.ends = [RowEnd(settings.stop_tokens, settings.stop_strings, tokenizer) for _ in range(batch)]
+        before = prompts.rows if source is None else ((),) * batch  # what a source is written into begins anew
+        self.ends = [RowEnd(settings.stop_tokens, settings.stop_strings, tokenizer, row) for row in before]
         self.alive = [True] * batch
         steps = settings.max_new_tokens
         self.reader = reader_of(model, prompts, source, batch=batch, steps=steps, pack=settings.pack, cache=cache)

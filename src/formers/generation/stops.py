@@ -17,10 +17,14 @@ LENGTH, TOKEN, STRING = "length", "stop_token", "stop_string"
 
 
 class RowText:
-    """The text of one row as its tokens come. What `feed` returns is final: it holds back what may begin a stop string."""
+    """The text of one row as its tokens come. What `feed` returns is final: it holds back what may begin a stop string.
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()) -> None:
+    before  ids that the row goes on from, which are no part of its text: a word that follows them keeps its space
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = (), before: Sequence[int] = ()) -> None:
         self._stream, self._stops = tokenizer.stream(), tuple(stop_strings)
+        self._stream.feed(before)
         self._held = ""
         self.stopped = False
 
@@ -62,9 +66,15 @@ def unfinished(text: str, stops: Sequence[str]) -> int:
 class RowEnd:
     """Tells when one row ends."""
 
-    def __init__(self, stop_tokens: Sequence[int], stop_strings: Sequence[str], tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        stop_tokens: Sequence[int],
+        stop_strings: Sequence[str],
+        tokenizer: Tokenizer | None,
+        before: Sequence[int] = (),
+    ) -> None:
         self._tokens = frozenset(stop_tokens)
-        self._text = None if not stop_strings or tokenizer is None else RowText(tokenizer, stop_strings)
+        self._text = None if not stop_strings or tokenizer is None else RowText(tokenizer, stop_strings, before)
 
     def after(self, token: int) -> str | None:
         """Why the row ends with this token, or None."""

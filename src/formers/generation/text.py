@@ -2,6 +2,8 @@
 
     for done in generate_text(model, tokenizer, ["Once upon a time", "def main("], temperature=0.8, stop_strings=("\\n",)):
         print(done.text)
+    for best, *others in search_text(model, tokenizer, ["Once upon a time"], num_beams=4, num_return=2):
+        print(best.text, best.score)
 
 To an encoder-decoder a prompt is the source, read with its end token behind it, as in training; the text is what it writes.
 
@@ -13,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
+from formers import config as configs
 from formers.errors import DataError
+from formers.generation.beam import BeamSettings, Hypothesis, beam_search
 from formers.generation.loop import Step, generate_stream
 from formers.generation.prompt_cache import PromptCache
 from formers.generation.prompts import vocab_size_of
@@ -27,6 +31,9 @@ from formers.generation.stops import LENGTH, TOKEN, RowText
 
 if TYPE_CHECKING:
     from formers.text.base import Tokenizer
+
+
+Settings = TypeVar("Settings", GenerateSettings, BeamSettings)
 
 
 @dataclass(frozen=True)
@@ -86,12 +93,72 @@ def stream_text(
     """Pieces of text of all rows, as soon as they are certain: whole characters, and nothing a stop string may cut."""
     prompts = [prompts] if isinstance(prompts, str) else prompts
     chosen = _for_text(GenerateSettings.of(settings, changes), model, tokenizer)
-    if takes_source(model):
-        ids = [encode_source(tokenizer, prompt, end_of(model)) for prompt in prompts]
-    else:
-        ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ids = encode_prompts(model, tokenizer, prompts)
     steps = generate_stream(model, ids, tokenizer=tokenizer, cache=cache, settings=chosen)
-    return _pieces(steps, [RowText(tokenizer, chosen.stop_strings) for _ in ids], chosen.max_new_tokens)
+    rows = [RowText(tokenizer, chosen.stop_strings, before) for before in _before(model, ids)]
+    return _pieces(steps, rows, chosen.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A continuation that a beam search found. `text` ends before the stop token; `ids` hold it. See `beam.Hypothesis`."""
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    score: float
+    log_prob: float
+    ended: str
+
+
+def search_text(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[str],
+    *,
+    settings: BeamSettings | None = None,
+    **changes: Any,
+) -> list[list[Found]]:
+    """The `num_return` best continuations of every prompt, the best first. Settings are those of `beam_search`."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    ids = encode_prompts(model, tokenizer, prompts)
+    return search_ids(model, tokenizer, prompts, ids, settings=settings, **changes)
+
+
+def search_ids(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    *,
+    settings: BeamSettings | None = None,
+    **changes: Any,
+) -> list[list[Found]]:
+    """`search_text` of prompts that are encoded already, each a list of ids."""
+    if isinstance(changes.get("stop_tokens"), int):
+        changes = changes | {"stop_tokens": (changes["stop_tokens"],)}
+    chosen = _for_text(configs.replace(settings or BeamSettings(), **changes), model, tokenizer)
+    found = beam_search(model, ids, settings=chosen)
+    every = zip(prompts, _before(model, ids), found, strict=True)
+    return [[_found(tokenizer, prompt, before, h) for h in row] for prompt, before, row in every]
+
+
+def _found(tokenizer: Tokenizer, prompt: str, before: Sequence[int], h: Hypothesis) -> Found:
+    row = RowText(tokenizer, (), before)
+    text = "".join(row.feed(i) for i in (h.ids[:-1] if h.ended == TOKEN else h.ids)) + row.finish()
+    return Found(prompt, text, h.ids, h.score, h.log_prob, h.ended)
+
+
+def _before(model: nn.Module, ids: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """What the text of each row goes on from; what an encoder-decoder writes begins anew."""
+    return [()] * len(ids) if takes_source(model) else ids
+
+
+def encode_prompts(model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Ids of prompts, or of the sources of an encoder-decoder."""
+    if takes_source(model):
+        return [encode_source(tokenizer, prompt, end_of(model)) for prompt in prompts]
+    return [encode_prompt(tokenizer, prompt) for prompt in prompts]
 
 
 def encode_source(tokenizer: Tokenizer, prompt: str, end: int | None) -> list[int]:
@@ -115,7 +182,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return [tokenizer.end_of_text]
 
 
-def _for_text(settings: GenerateSettings, model: nn.Module, tokenizer: Tokenizer) -> GenerateSettings:
+def _for_text(settings: Settings, model: nn.Module, tokenizer: Tokenizer) -> Settings:
     """End at end_of_text, or at the end token of an encoder-decoder, unless told otherwise, and never draw an id that the
     tokenizer cannot decode."""
     ends = [end for end in (end_of(model), tokenizer.end_of_text) if end is not None]
