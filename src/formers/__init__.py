@@ -23,6 +23,7 @@ _HOMES = {
     "generate": "formers.generation",
     "certify": "formers.laws",
     "train": "formers.training",
+    "pipeline": "formers.tasks",
     "graft_memory": "formers.models.grafted",
     "FormersError": "formers.errors",
     "Positions": "formers.parts.positions",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from formers.models.registry import build as build
     from formers.models.registry import specs as models  # noqa: F401
     from formers.parts.positions import Positions as Positions
+    from formers.tasks import pipeline as pipeline
     from formers.training import train as train
 
 __all__ = sorted([*_HOMES, "__version__"])
