@@ -29,6 +29,7 @@ _ALL = (
     Verb("train", "RECIPE [FILE...]", "train a recipe on shards, on files, or on the recipe's own text", WORK),
     Verb("eval", "RUN [--data DIR]", "bits per byte, perplexity and accuracy on validation text", WORK),
     Verb("generate", "RUN PROMPT", "continue a prompt", WORK),
+    Verb("pipe", "TASK --model M TEXT...", "a model at its task: fill-mask, ner, question-answering, translation, ..", WORK),
     Verb("convert", "SRC DST", "load a model and write it as a Hugging Face folder", WORK),
     Verb("graft", "RUN --out DIR", "give a trained decoder a memory that changes nothing until it is trained", WORK),
     Verb("experiment", "NAME", "try a claim of a paper: data, a plot, a verdict; without NAME: a list", WORK),
