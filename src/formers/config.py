@@ -48,6 +48,18 @@ def below_one(config: Any, names: Sequence[str]) -> list[str]:
     return [f"{name} is {getattr(config, name)}, wanted at least 1" for name in names if getattr(config, name) < 1]
 
 
+def uneven_heads(config: Any, remedy: str = "") -> list[str]:
+    """The problem of a d_model that num_heads does not divide. A num_heads below 1 is a problem of its own."""
+    if config.num_heads < 1 or config.d_model % config.num_heads == 0:
+        return []
+    return [f"d_model {config.d_model} is not a multiple of num_heads {config.num_heads}{remedy}"]
+
+
+def unknown_activation(config: Any, known: Collection[str]) -> list[str]:
+    """The problem of an `activation` that is none of the known ones."""
+    return [] if config.activation in known else [f"activation {config.activation!r} is none of {', '.join(known)}"]
+
+
 TWO_LABELS = ("pair", "pretraining", "span")
 """Heads that label with two labels, whatever the model: next or not, in order or swapped, start and end."""
 

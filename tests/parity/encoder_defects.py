@@ -5,32 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 
-from formers.parts.embeddings import LearnedPositions
 from formers.parts.feed_forward import gelu_tanh
 from formers.parts.masks import Causal, SameDocument
-from formers.parts.positions import Positions
+from tests.parity.defects import (
+    OffByOne,
+    drop_a_bias,
+    forget_the_scale,
+    swap_norms,
+    swap_q_and_k,
+    transpose_a_square_map,
+)
 from tests.parity.encoders import Batch, compare, twins
 
 TOLERANCE = 1e-9
 HIDDEN_WHEN_FRESH = {"two norms swapped", "a dropped bias"}
 """With the weights of a fresh model (biases 0, gains 1) these change nothing at all."""
-
-
-class OffByOne(LearnedPositions):
-    def forward(self, positions: Positions) -> torch.Tensor:
-        return self.table(positions.table_index + 1) * positions.present[..., None]
-
-
-def swap_norms(model: Any) -> None:
-    norms = model.trunk.norms[1]
-    norms["attention"], norms["feed_forward"] = norms["feed_forward"], norms["attention"]
-
-
-def drop_a_bias(model: Any) -> None:
-    torch.nn.init.zeros_(model.trunk.blocks[1]["attention"].mix.linear.bias)
 
 
 def other_gelu(model: Any) -> None:
@@ -40,24 +31,6 @@ def other_gelu(model: Any) -> None:
 
 def wrong_epsilon(model: Any) -> None:
     model.trunk.norms[1]["attention"].eps = 1e-5
-
-
-@torch.no_grad()
-def swap_q_and_k(model: Any) -> None:
-    linear = model.trunk.blocks[1]["attention"].project.linear
-    for tensor in (linear.weight, linear.bias):
-        q, k, v = tensor.chunk(3)
-        tensor.copy_(torch.cat([k, q, v]))
-
-
-def forget_the_scale(model: Any) -> None:
-    model.trunk.blocks[1]["attention"].score.scale = 1.0
-
-
-@torch.no_grad()
-def transpose_a_square_map(model: Any) -> None:
-    weight = model.trunk.blocks[1]["attention"].mix.linear.weight
-    weight.copy_(weight.T.clone())
 
 
 def hide_what_follows(model: Any) -> None:

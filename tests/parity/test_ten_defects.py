@@ -11,17 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
 
 from formers.laws import LAWS, certify
-from formers.parts.embeddings import LearnedPositions
 from formers.parts.masks import Block, Causal, Mask, SameDocument, Span, Window
-from formers.parts.positions import Place, Positions
+from formers.parts.positions import Place
 from tests.parity import test_gpt2, test_llama
+from tests.parity.defects import (
+    OffByOne,
+    drop_a_bias,
+    forget_the_scale,
+    swap_norms,
+    swap_q_and_k,
+    transpose_a_square_map,
+)
 from tests.parity.harness import compare, float64_throughout, random_ids, twins
 
 TOLERANCE = 1e-9
@@ -36,20 +42,6 @@ class Leaky(Mask):
         return Block.SOME
 
 
-class OffByOne(LearnedPositions):
-    def forward(self, positions: Positions) -> Tensor:
-        return self.table(positions.table_index + 1) * positions.present[..., None]
-
-
-def swap_norms(model: Any) -> None:
-    norms = model.trunk.norms[1]
-    norms["attention"], norms["feed_forward"] = norms["feed_forward"], norms["attention"]
-
-
-def drop_a_bias(model: Any) -> None:
-    torch.nn.init.zeros_(model.trunk.blocks[1]["attention"].mix.linear.bias)
-
-
 def exact_gelu(model: Any) -> None:
     model.trunk.blocks[1]["feed_forward"].activation = F.gelu
 
@@ -60,24 +52,6 @@ def wrong_epsilon(model: Any) -> None:
 
 def widen_the_window(model: Any) -> None:
     model.trunk.blocks[1]["attention"].score.mask = Causal() & Window(8) & SameDocument()
-
-
-@torch.no_grad()
-def swap_q_and_k(model: Any) -> None:
-    linear = model.trunk.blocks[1]["attention"].project.linear
-    for tensor in (linear.weight, linear.bias):
-        q, k, v = tensor.chunk(3)
-        tensor.copy_(torch.cat([k, q, v]))
-
-
-def forget_the_scale(model: Any) -> None:
-    model.trunk.blocks[1]["attention"].score.scale = 1.0
-
-
-@torch.no_grad()
-def transpose_a_square_map(model: Any) -> None:
-    weight = model.trunk.blocks[1]["attention"].mix.linear.weight
-    weight.copy_(weight.T.clone())
 
 
 def leak_one_token(model: Any) -> None:

@@ -33,16 +33,25 @@ from typing import ClassVar
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import ACTIVATION_NAMES, ForeignHeads, below_one, head_problems, require
+from formers.config import (
+    ACTIVATION_NAMES,
+    ForeignHeads,
+    below_one,
+    head_problems,
+    require,
+    uneven_heads,
+    unknown_activation,
+)
 from formers.parts.embeddings import TextEmbedding
 from formers.parts.encoder import Encoder, encoder_block
 from formers.parts.feed_forward import ACTIVATIONS, activation
 from formers.parts.heads import MaskedTokenHead, Pooler, PretrainingHead, RowHead, TokenHead
+from formers.parts.naming import BlockNames, EncoderNames, MaskedTokenNames
 from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PostNorm, shared
-from formers.weights import Fuse, Ignore, Rename, Rule, Table, Tie, both
+from formers.weights import Ignore, Rule, Table, Tie, both
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,9 @@ class ALBERTConfig:
     def __post_init__(self) -> None:
         sizes = "vocab_size d_embedding d_model num_layers num_groups group_layers num_heads d_ff max_length num_types"
         problems = below_one(self, sizes.split())
-        if not problems and self.d_model % self.num_heads:
-            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
         if not problems and self.num_layers % self.num_groups:
             problems.append(f"num_layers {self.num_layers} is not a multiple of num_groups {self.num_groups}")
-        if self.activation not in ACTIVATIONS:
-            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        problems += uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
         require("ALBERTConfig", problems + head_problems(self, list(HEADS)))
 
     @property
@@ -149,7 +155,7 @@ class ALBERT(Encoder):
             dropout=config.dropout,
         )
         self.widen = nn.Linear(config.d_embedding, d_model)
-        blocks = [block(config) for _ in range(config.num_groups * config.group_layers)]
+        blocks = [encoder_block(config) for _ in range(config.num_groups * config.group_layers)]
         self.trunk = PostNorm(blocks, lambda: LayerNorm(d_model, eps), dropout=config.dropout, order=config.order)
         self.complete(HEADS[config.head](config), seed)
 
@@ -157,16 +163,6 @@ class ALBERT(Encoder):
         self, input_ids: Ids, positions: Positions, state: None, token_types: Ids | None = None
     ) -> tuple[Hidden, Tree | None]:
         return self.trunk(self.widen(self.embedding(input_ids, positions, token_types)), positions)
-
-
-def block(config: ALBERTConfig) -> dict[str, nn.Module]:
-    return encoder_block(
-        config.d_model,
-        config.num_heads,
-        config.d_ff,
-        activation=config.activation,
-        attention_dropout=config.attention_dropout,
-    )
 
 
 def masked_token(config: ALBERTConfig) -> MaskedTokenHead:
@@ -246,107 +242,72 @@ FOREIGN = ForeignHeads(
 )
 
 
-def weights(config: ALBERTConfig) -> Table:
-    """Our tensors and those of the class of transformers that has this head."""
-    albert = prefix(config)
-    pairs = [
-        ("embedding.tokens", f"{albert}embeddings.word_embeddings"),
-        ("embedding.places.table", f"{albert}embeddings.position_embeddings"),
-        ("embedding.types", f"{albert}embeddings.token_type_embeddings"),
-    ]
-    rules: list[Rule] = [Rename(f"{our}.weight", f"{their}.weight") for our, their in pairs]
-    rules += both("embedding.norm", f"{albert}embeddings.LayerNorm")
-    rules += both("widen", f"{albert}encoder.embedding_hidden_mapping_in")
-    for i in range(config.num_groups * config.group_layers):
-        ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", layer(config, i)
-        for kind in ("weight", "bias"):
-            parts = tuple(f"{theirs}.attention.{part}.{kind}" for part in ("query", "key", "value"))
-            rules.append(Fuse(f"{ours}.attention.project.linear.{kind}", parts, (config.d_model,) * 3))
-        rules += both(f"{ours}.attention.mix.linear", f"{theirs}.attention.dense")
-        rules += both(f"{norms}.attention", f"{theirs}.attention.LayerNorm")
-        rules += both(f"{ours}.feed_forward.expand", f"{theirs}.ffn")
-        rules += both(f"{ours}.feed_forward.contract", f"{theirs}.ffn_output")
-        rules += both(f"{norms}.feed_forward", f"{theirs}.full_layer_layer_norm")
-    head, ties = head_weights(config.head)
-    apart = [name for rule in head for name in rule.theirs] + [tie.their for tie in ties]
-    return Table(
-        (*rules, *head),
-        ties,
-        ignored(config.head),
-        optional_prefix=albert,
-        unprefixed=tuple(name for name in apart if not name.startswith("albert.")),
-        extra_prefix="" if albert else "albert.",
-        old_endings=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+BLOCK = BlockNames(
+    project=("attention.query", "attention.key", "attention.value"),
+    mix="attention.dense",
+    attention_norm="attention.LayerNorm",
+    expand="ffn",
+    contract="ffn_output",
+    feed_forward_norm="full_layer_layer_norm",
+)
+TOKENS = MaskedTokenNames(
+    transform="predictions.dense",
+    norm="predictions.LayerNorm",
+    bias="predictions.bias",
+    decoder="predictions.decoder",
+)
+WIDEN = "encoder.embedding_hidden_mapping_in"
+
+
+def names(config: ALBERTConfig) -> EncoderNames:
+    """What Hugging Face calls the parts of the model: of a block that runs again, its one name."""
+    blocks = [divmod(i, config.group_layers) for i in range(config.num_groups * config.group_layers)]
+    return EncoderNames(
+        body="albert.",
+        bare="pooler",
+        block=BLOCK,
+        layers=[f"encoder.albert_layer_groups.{group}.albert_layers.{inner}" for group, inner in blocks],
+        outputs={"masked_token": "predictions", "sequence": "classifier", "token": "classifier", "span": "qa_outputs"},
+        repeats=True,
     )
 
 
-def prefix(config: ALBERTConfig) -> str:
-    """What stands before names of the body: AlbertModel is the body itself."""
-    return "" if config.head == "pooler" else "albert."
-
-
-def layer(config: ALBERTConfig, block: int) -> str:
-    """Their name of a block of ours."""
-    group, inner = divmod(block, config.group_layers)
-    return f"{prefix(config)}encoder.albert_layer_groups.{group}.albert_layers.{inner}"
+def weights(config: ALBERTConfig) -> Table:
+    """Our tensors and those of the class of transformers that has this head."""
+    theirs, head = names(config), config.head
+    rules = theirs.body_rules(head, config.d_model) + both("widen", theirs.prefix(head) + WIDEN)
+    return theirs.table(head, rules, *head_weights(head), ignored(head))
 
 
 def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
     """Rules and ties of a head's tensors."""
     pooler = "albert.pooler"
     if head == "masked_token":
-        return masked_token_weights("head")
+        return TOKENS.rules("head"), TOKENS.ties("head")
     if head == "pretraining":
-        rules, ties = masked_token_weights("head.tokens")
         pair = both("head.pair.pool.linear", pooler) + both("head.pair.linear", "sop_classifier.classifier")
-        return rules + pair, ties
+        return TOKENS.rules("head.tokens") + pair, TOKENS.ties("head.tokens")
     if head == "sequence":
         return both("head.pool.linear", pooler) + both("head.linear", "classifier"), ()
     theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler"}
     return both("head.linear", theirs[head]), ()
 
 
-def masked_token_weights(ours: str) -> tuple[list[Rule], tuple[Tie, ...]]:
-    rules = both(f"{ours}.transform", "predictions.dense") + both(f"{ours}.norm", "predictions.LayerNorm")
-    bias = f"{ours}.linear.bias"
-    ties = (
-        Tie(f"{ours}.linear.weight", "embedding.tokens.weight", "predictions.decoder.weight"),
-        Tie(bias, bias, "predictions.decoder.bias"),  # one bias, which some files hold under both names
-    )
-    return [*rules, Rename(bias, "predictions.bias")], ties
-
-
-def ignored(head: str) -> tuple[Ignore, ...]:
+def ignored(head: str) -> list[Ignore]:
     """What files of pretrained models hold beside the body and this head."""
-    found = [Ignore("*embeddings.position_ids", "0, 1, .., stored as a buffer by older files")]
+    found = []
     if head not in ("pretraining", "sequence", "pooler"):
         found.append(Ignore("*pooler.*", "older classes keep a pooler that their head does not read"))
     if head not in ("pretraining", "masked_token"):
         found.append(Ignore("predictions.*", "the head of pretraining, which files of pretrained bodies keep"))
     if head != "pretraining":
         found.append(Ignore("sop_classifier.*", "the head of pretraining, which files of pretrained bodies keep"))
-    return tuple(found)
+    return found
 
 
 def activations(config: ALBERTConfig) -> list[tuple[str, str]]:
     """Modules whose outputs mean the same in ours and in Hugging Face's: of a block that runs again, every call."""
-    albert = prefix(config)
-    pairs = [
-        ("embedding.tokens", f"{albert}embeddings.word_embeddings"),
-        ("embedding", f"{albert}embeddings"),
-        ("widen", f"{albert}encoder.embedding_hidden_mapping_in"),
-    ]
-    for i in range(config.num_groups * config.group_layers):
-        ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", layer(config, i)
-        pairs += [
-            (f"{ours}.attention.mix.linear", f"{theirs}.attention.dense"),
-            (f"{norms}.attention", f"{theirs}.attention.LayerNorm"),
-            (f"{ours}.feed_forward.expand", f"{theirs}.ffn"),
-            (f"{ours}.feed_forward.contract", f"{theirs}.ffn_output"),
-            (f"{norms}.feed_forward", f"{theirs}.full_layer_layer_norm"),
-        ]
-    heads = {"masked_token": "predictions", "sequence": "classifier", "token": "classifier", "span": "qa_outputs"}
-    return [*pairs, ("head", heads[config.head])] if config.head in heads else pairs
+    return names(config).activations(config.head, [("widen", WIDEN)])
 
 
 CONFIG, MODEL = ALBERTConfig, ALBERT

@@ -29,16 +29,25 @@ from typing import ClassVar
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import ACTIVATION_NAMES, ForeignHeads, below_one, head_problems, require
+from formers.config import (
+    ACTIVATION_NAMES,
+    ForeignHeads,
+    below_one,
+    head_problems,
+    require,
+    uneven_heads,
+    unknown_activation,
+)
 from formers.parts.embeddings import TextEmbedding
 from formers.parts.encoder import Encoder, encoder_block
 from formers.parts.feed_forward import ACTIVATIONS, activation
 from formers.parts.heads import MaskedTokenHead, Pooler, PretrainingHead, RowHead, TokenHead
+from formers.parts.naming import BlockNames, EncoderNames, MaskedTokenNames
 from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PostNorm
-from formers.weights import Fuse, Ignore, Rename, Rule, Table, Tie, both
+from formers.weights import Ignore, Rule, Table, Tie, both
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,7 @@ class BERTConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length", "num_types")
-        problems = below_one(self, sizes)
-        if not problems and self.d_model % self.num_heads:
-            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
-        if self.activation not in ACTIVATIONS:
-            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        problems = below_one(self, sizes) + uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
         require("BERTConfig", problems + head_problems(self, list(HEADS)))
 
     @property
@@ -107,7 +112,7 @@ class BERT(Encoder):
             eps=eps,
             dropout=config.dropout,
         )
-        blocks = [block(config) for _ in range(config.num_layers)]
+        blocks = [encoder_block(config) for _ in range(config.num_layers)]
         self.trunk = PostNorm(blocks, lambda: LayerNorm(d_model, eps), dropout=config.dropout)
         self.complete(HEADS[config.head](config), seed)
 
@@ -115,16 +120,6 @@ class BERT(Encoder):
         self, input_ids: Ids, positions: Positions, state: None, token_types: Ids | None = None
     ) -> tuple[Hidden, Tree | None]:
         return self.trunk(self.embedding(input_ids, positions, token_types), positions)
-
-
-def block(config: BERTConfig) -> dict[str, nn.Module]:
-    return encoder_block(
-        config.d_model,
-        config.num_heads,
-        config.d_ff,
-        activation=config.activation,
-        attention_dropout=config.attention_dropout,
-    )
 
 
 def masked_token(config: BERTConfig) -> MaskedTokenHead:
@@ -186,52 +181,53 @@ FOREIGN = ForeignHeads(
 )
 
 
-def weights(config: BERTConfig) -> Table:
-    """Our tensors and those of the class of transformers that has this head."""
-    bert = prefix(config)
-    pairs = [
-        ("embedding.tokens", f"{bert}embeddings.word_embeddings"),
-        ("embedding.places.table", f"{bert}embeddings.position_embeddings"),
-        ("embedding.types", f"{bert}embeddings.token_type_embeddings"),
-    ]
-    rules: list[Rule] = [Rename(f"{our}.weight", f"{their}.weight") for our, their in pairs]
-    rules += both("embedding.norm", f"{bert}embeddings.LayerNorm")
-    for i in range(config.num_layers):
-        ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"{bert}encoder.layer.{i}"
-        for kind in ("weight", "bias"):
-            parts = tuple(f"{theirs}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
-            rules.append(Fuse(f"{ours}.attention.project.linear.{kind}", parts, (config.d_model,) * 3))
-        rules += both(f"{ours}.attention.mix.linear", f"{theirs}.attention.output.dense")
-        rules += both(f"{norms}.attention", f"{theirs}.attention.output.LayerNorm")
-        rules += both(f"{ours}.feed_forward.expand", f"{theirs}.intermediate.dense")
-        rules += both(f"{ours}.feed_forward.contract", f"{theirs}.output.dense")
-        rules += both(f"{norms}.feed_forward", f"{theirs}.output.LayerNorm")
-    head, ties = head_weights(config.head)
-    apart = [name for rule in head for name in rule.theirs] + [tie.their for tie in ties]
-    return Table(
-        (*rules, *head),
-        ties,
-        ignored(config.head),
-        optional_prefix=bert,
-        unprefixed=tuple(name for name in apart if not name.startswith("bert.")),
-        extra_prefix="" if bert else "bert.",
-        old_endings=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+BLOCK = BlockNames(
+    project=("attention.self.query", "attention.self.key", "attention.self.value"),
+    mix="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    expand="intermediate.dense",
+    contract="output.dense",
+    feed_forward_norm="output.LayerNorm",
+)
+TOKENS = MaskedTokenNames(
+    transform="cls.predictions.transform.dense",
+    norm="cls.predictions.transform.LayerNorm",
+    bias="cls.predictions.bias",
+    decoder="cls.predictions.decoder",
+)
+
+
+def names(config: BERTConfig) -> EncoderNames:
+    """What Hugging Face calls the parts of the model."""
+    return EncoderNames(
+        body="bert.",
+        bare="pooler",
+        block=BLOCK,
+        layers=[f"encoder.layer.{i}" for i in range(config.num_layers)],
+        outputs={
+            "masked_token": "cls",
+            "pair": "cls",
+            "sequence": "classifier",
+            "token": "classifier",
+            "span": "qa_outputs",
+        },
     )
 
 
-def prefix(config: BERTConfig) -> str:
-    """What stands before names of the body: BertModel is the body itself."""
-    return "" if config.head == "pooler" else "bert."
+def weights(config: BERTConfig) -> Table:
+    """Our tensors and those of the class of transformers that has this head."""
+    theirs, head = names(config), config.head
+    return theirs.table(head, theirs.body_rules(head, config.d_model), *head_weights(head), ignored(head))
 
 
 def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
     """Rules and ties of a head's tensors."""
     pooler = "bert.pooler.dense"
     if head == "masked_token":
-        return masked_token_weights("head")
+        return TOKENS.rules("head"), TOKENS.ties("head")
     if head == "pretraining":
-        rules, ties = masked_token_weights("head.tokens")
-        return rules + both("head.pair.pool.linear", pooler) + both("head.pair.linear", "cls.seq_relationship"), ties
+        pair = both("head.pair.pool.linear", pooler) + both("head.pair.linear", "cls.seq_relationship")
+        return TOKENS.rules("head.tokens") + pair, TOKENS.ties("head.tokens")
     if head == "pair":
         return both("head.pool.linear", pooler) + both("head.linear", "cls.seq_relationship"), ()
     if head == "sequence":
@@ -240,53 +236,21 @@ def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
     return both("head.linear", theirs[head]), ()
 
 
-def masked_token_weights(ours: str) -> tuple[list[Rule], tuple[Tie, ...]]:
-    theirs = "cls.predictions"
-    rules = both(f"{ours}.transform", f"{theirs}.transform.dense") + both(
-        f"{ours}.norm", f"{theirs}.transform.LayerNorm"
-    )
-    bias = f"{ours}.linear.bias"
-    ties = (
-        Tie(f"{ours}.linear.weight", "embedding.tokens.weight", f"{theirs}.decoder.weight"),
-        Tie(bias, bias, f"{theirs}.decoder.bias"),  # one bias, which some files hold under both names
-    )
-    return [*rules, Rename(bias, f"{theirs}.bias")], ties
-
-
-def ignored(head: str) -> tuple[Ignore, ...]:
+def ignored(head: str) -> list[Ignore]:
     """What files of pretrained models hold beside the body and this head."""
-    found = [Ignore("*embeddings.position_ids", "0, 1, .., stored as a buffer by older files")]
+    found = []
     if head not in ("pretraining", "pair", "sequence", "pooler"):
         found.append(Ignore("*pooler.dense.*", "older classes keep a pooler that their head does not read"))
     if head not in ("pretraining", "masked_token"):
         found.append(Ignore("cls.predictions.*", "the head of pretraining, which files of pretrained bodies keep"))
     if head not in ("pretraining", "pair"):
         found.append(Ignore("cls.seq_relationship.*", "the head of pretraining, which files of pretrained bodies keep"))
-    return tuple(found)
+    return found
 
 
 def activations(config: BERTConfig) -> list[tuple[str, str]]:
     """Modules whose outputs mean the same in ours and in Hugging Face's, in the order they run."""
-    bert = prefix(config)
-    pairs = [("embedding.tokens", f"{bert}embeddings.word_embeddings"), ("embedding", f"{bert}embeddings")]
-    for i in range(config.num_layers):
-        ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"{bert}encoder.layer.{i}"
-        pairs += [
-            (f"{ours}.attention.mix.linear", f"{theirs}.attention.output.dense"),
-            (f"{norms}.attention", f"{theirs}.attention.output.LayerNorm"),
-            (f"{ours}.feed_forward.expand", f"{theirs}.intermediate.dense"),
-            (f"{ours}.feed_forward.contract", f"{theirs}.output.dense"),
-            (f"{norms}.feed_forward", f"{theirs}.output.LayerNorm"),
-            (f"trunk.stream.{i}", theirs),
-        ]
-    heads = {
-        "masked_token": "cls",
-        "pair": "cls",
-        "sequence": "classifier",
-        "token": "classifier",
-        "span": "qa_outputs",
-    }
-    return [*pairs, ("head", heads[config.head])] if config.head in heads else pairs
+    return names(config).activations(config.head)
 
 
 CONFIG, MODEL = BERTConfig, BERT

@@ -28,16 +28,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import ACTIVATION_NAMES, ForeignHeads, below_one, head_problems, require
+from formers.config import (
+    ACTIVATION_NAMES,
+    ForeignHeads,
+    below_one,
+    head_problems,
+    require,
+    uneven_heads,
+    unknown_activation,
+)
 from formers.parts.embeddings import TextEmbedding
 from formers.parts.encoder import Encoder, encoder_block
 from formers.parts.feed_forward import ACTIVATIONS, activation
 from formers.parts.heads import MaskedTokenHead, Pooler, RowHead, TokenHead
+from formers.parts.naming import BlockNames, EncoderNames, MaskedTokenNames
 from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PostNorm
-from formers.weights import Fuse, Ignore, Rename, Rule, Table, Tie, both
+from formers.weights import Ignore, Rule, Table, Tie, both
 
 EPS = 1e-12
 """Of every norm; it is no setting of theirs."""
@@ -67,10 +76,7 @@ class DistilBERTConfig:
 
     def __post_init__(self) -> None:
         problems = below_one(self, ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length"))
-        if not problems and self.d_model % self.num_heads:
-            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
-        if self.activation not in ACTIVATIONS:
-            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        problems += uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
         require("DistilBERTConfig", problems + head_problems(self, list(HEADS)))
 
 
@@ -91,22 +97,12 @@ class DistilBERT(Encoder):
         self.embedding = TextEmbedding(
             config.vocab_size, d_model, max_length=config.max_length, num_types=0, eps=EPS, dropout=config.dropout
         )
-        blocks = [block(config) for _ in range(config.num_layers)]
+        blocks = [encoder_block(config) for _ in range(config.num_layers)]
         self.trunk = PostNorm(blocks, lambda: LayerNorm(d_model, EPS), dropout=config.dropout)
         self.complete(HEADS[config.head](config), seed)
 
     def run(self, input_ids: Ids, positions: Positions, state: None) -> tuple[Hidden, Tree | None]:
         return self.trunk(self.embedding(input_ids, positions), positions)
-
-
-def block(config: DistilBERTConfig) -> dict[str, nn.Module]:
-    return encoder_block(
-        config.d_model,
-        config.num_heads,
-        config.d_ff,
-        activation=config.activation,
-        attention_dropout=config.attention_dropout,
-    )
 
 
 HEADS: dict[str, Callable[[DistilBERTConfig], nn.Module]] = {
@@ -154,73 +150,57 @@ FOREIGN = ForeignHeads(
 )
 
 
-def weights(config: DistilBERTConfig) -> Table:
-    """Our tensors and those of the class of transformers that has this head."""
-    body = prefix(config)
-    rules: list[Rule] = [
-        Rename("embedding.tokens.weight", f"{body}embeddings.word_embeddings.weight"),
-        Rename("embedding.places.table.weight", f"{body}embeddings.position_embeddings.weight"),
-        *both("embedding.norm", f"{body}embeddings.LayerNorm"),
-    ]
-    for i in range(config.num_layers):
-        ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"{body}transformer.layer.{i}"
-        for kind in ("weight", "bias"):
-            parts = tuple(f"{theirs}.attention.{part}_lin.{kind}" for part in "qkv")
-            rules.append(Fuse(f"{ours}.attention.project.linear.{kind}", parts, (config.d_model,) * 3))
-        rules += both(f"{ours}.attention.mix.linear", f"{theirs}.attention.out_lin")
-        rules += both(f"{norms}.attention", f"{theirs}.sa_layer_norm")
-        rules += both(f"{ours}.feed_forward.expand", f"{theirs}.ffn.lin1")
-        rules += both(f"{ours}.feed_forward.contract", f"{theirs}.ffn.lin2")
-        rules += both(f"{norms}.feed_forward", f"{theirs}.output_layer_norm")
-    head = head_weights(config.head)
-    ties = (Tie("head.linear.weight", "embedding.tokens.weight", "vocab_projector.weight"),)
-    ignored = [Ignore("*embeddings.position_ids", "0, 1, .., stored as a buffer by older files")]
-    if config.head != "masked_token":
-        ties = ()
-        ignored.append(Ignore("vocab_*", "the head of pretraining, which files of pretrained bodies keep"))
-    return Table(
-        (*rules, *head),
-        ties,
-        tuple(ignored),
-        optional_prefix=body,
-        unprefixed=tuple(name for rule in head for name in rule.theirs) + tuple(tie.their for tie in ties),
-        extra_prefix="" if body else "distilbert.",
-        old_endings=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
+BLOCK = BlockNames(
+    project=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    mix="attention.out_lin",
+    attention_norm="sa_layer_norm",
+    expand="ffn.lin1",
+    contract="ffn.lin2",
+    feed_forward_norm="output_layer_norm",
+)
+TOKENS = MaskedTokenNames(
+    transform="vocab_transform", norm="vocab_layer_norm", bias="vocab_projector.bias", decoder="vocab_projector"
+)
+
+
+def names(config: DistilBERTConfig) -> EncoderNames:
+    """What Hugging Face calls the parts of the model."""
+    return EncoderNames(
+        body="distilbert.",
+        bare="none",
+        block=BLOCK,
+        layers=[f"transformer.layer.{i}" for i in range(config.num_layers)],
+        tables=("tokens", "places.table"),
+        outputs={
+            "masked_token": "vocab_projector",
+            "sequence": "classifier",
+            "token": "classifier",
+            "span": "qa_outputs",
+        },
     )
 
 
-def prefix(config: DistilBERTConfig) -> str:
-    """What stands before names of the body: DistilBertModel is the body itself."""
-    return "" if config.head == "none" else "distilbert."
+def weights(config: DistilBERTConfig) -> Table:
+    """Our tensors and those of the class of transformers that has this head."""
+    theirs, head = names(config), config.head
+    kept = Ignore("vocab_*", "the head of pretraining, which files of pretrained bodies keep")
+    ignored = [] if head == "masked_token" else [kept]
+    return theirs.table(head, theirs.body_rules(head, config.d_model), *head_weights(head), ignored)
 
 
-def head_weights(head: str) -> list[Rule]:
-    """Rules of a head's tensors, but for what is tied."""
+def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
+    """Rules and ties of a head's tensors."""
     if head == "masked_token":
-        transform = both("head.transform", "vocab_transform") + both("head.norm", "vocab_layer_norm")
-        return [*transform, Rename("head.linear.bias", "vocab_projector.bias")]
+        return TOKENS.rules("head"), TOKENS.ties("head")
     if head == "sequence":
-        return both("head.pool.linear", "pre_classifier") + both("head.linear", "classifier")
+        return both("head.pool.linear", "pre_classifier") + both("head.linear", "classifier"), ()
     theirs = {"token": "classifier", "span": "qa_outputs"}
-    return both("head.linear", theirs[head]) if head in theirs else []
+    return both("head.linear", theirs[head]) if head in theirs else [], ()
 
 
 def activations(config: DistilBERTConfig) -> list[tuple[str, str]]:
     """Modules whose outputs mean the same in ours and in Hugging Face's, in the order they run."""
-    body = prefix(config)
-    pairs = [("embedding.tokens", f"{body}embeddings.word_embeddings"), ("embedding", f"{body}embeddings")]
-    for i in range(config.num_layers):
-        ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"{body}transformer.layer.{i}"
-        pairs += [
-            (f"{ours}.attention.mix.linear", f"{theirs}.attention.out_lin"),
-            (f"{norms}.attention", f"{theirs}.sa_layer_norm"),
-            (f"{ours}.feed_forward.expand", f"{theirs}.ffn.lin1"),
-            (f"{ours}.feed_forward.contract", f"{theirs}.ffn.lin2"),
-            (f"{norms}.feed_forward", f"{theirs}.output_layer_norm"),
-            (f"trunk.stream.{i}", theirs),
-        ]
-    heads = {"masked_token": "vocab_projector", "sequence": "classifier", "token": "classifier", "span": "qa_outputs"}
-    return [*pairs, ("head", heads[config.head])] if config.head in heads else pairs
+    return names(config).activations(config.head)
 
 
 CONFIG, MODEL = DistilBERTConfig, DistilBERT

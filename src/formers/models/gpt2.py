@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import Foreign, below_one, require
+from formers.config import Foreign, below_one, require, uneven_heads
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.embeddings import LearnedPositions
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
@@ -56,8 +56,7 @@ class GPT2Config:
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "max_length")
         problems = below_one(self, sizes)
-        if not problems and self.d_model % self.num_heads:
-            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
+        problems += uneven_heads(self)
         if self.activation not in ACTIVATIONS:
             problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
         require("GPT2Config", problems)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import Foreign, below_one, require
+from formers.config import Foreign, below_one, require, uneven_heads
 from formers.errors import ConfigError
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.embeddings import check_length
@@ -62,8 +62,7 @@ class LlamaConfig:
         problems = below_one(self, sizes)
         if not problems and self.num_heads % self.kv_heads:
             problems.append(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
-        if not problems and self.d_head is None and self.d_model % self.num_heads:
-            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
+        problems += uneven_heads(self) if self.d_head is None else []
         if not problems and self.head_width % 2:
             problems.append(f"d_head {self.head_width} is odd; rotary positions turn pairs")
         if self.activation not in ACTIVATIONS:

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require
+from formers.config import below_one, require, uneven_heads
 from formers.parts.attention import (
     Attention,
     InputAttention,
@@ -90,8 +90,7 @@ class TransformerXLConfig:
             problems.append(f"memory_length is {self.memory_length}, wanted at least 0")
         if self.d_model % 2:
             problems.append(f"d_model {self.d_model} is odd, and sinusoids are half sines, half cosines")
-        if self.d_head is None and self.num_heads > 0 and self.d_model % self.num_heads:
-            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}: give d_head")
+        problems += uneven_heads(self, ": give d_head") if self.d_head is None else []
         if self.d_head is not None and self.d_head < 1:
             problems.append(f"d_head is {self.d_head}, wanted at least 1")
         for name, known in (("remember", ("inputs", "keys")), ("norm", ("post", "pre"))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -58,14 +58,16 @@ def law_exceptions(head: nn.Module) -> dict[str, str]:
     return exceptions
 
 
-def encoder_block(
-    d_model: int, num_heads: int, d_ff: int, *, activation: str, attention_dropout: float
-) -> dict[str, nn.Module]:
-    """Attention to the whole text, then a feed-forward, both with biases (Vaswani et al., 1706.03762, section 3.1)."""
-    d_head = d_model // num_heads
+def encoder_block(config: Any) -> dict[str, nn.Module]:
+    """Attention to the whole text, then a feed-forward, both with biases (Vaswani et al., 1706.03762, section 3.1).
+
+    config  has d_model, num_heads, d_ff, activation and attention_dropout
+    """
+    d_model, heads, d_head = config.d_model, config.num_heads, config.d_model // config.num_heads
     attention = Attention(
-        project=Project(d_model, num_heads, d_head, bias=True),
-        score=Score(Everything() & SameDocument(), scale_of(d_head), dropout=attention_dropout),
-        mix=Mix(num_heads, d_head, d_model, bias=True),
+        project=Project(d_model, heads, d_head, bias=True),
+        score=Score(Everything() & SameDocument(), scale_of(d_head), dropout=config.attention_dropout),
+        mix=Mix(heads, d_head, d_model, bias=True),
     )
-    return {"attention": attention, "feed_forward": FeedForward(d_model, d_ff, activation_name=activation)}
+    feed_forward = FeedForward(d_model, config.d_ff, activation_name=config.activation)
+    return {"attention": attention, "feed_forward": feed_forward}
