@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require
+from formers.config import below_one, require, uneven_heads
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
 from formers.parts.heads import LanguageHead
@@ -97,8 +97,7 @@ class MemorizingConfig:
         problems = below_one(self, sizes)
         if self.memory_size < 0:
             problems.append(f"memory_size is {self.memory_size}, wanted 0 or more")
-        if not problems and self.d_model % self.num_heads:
-            problems.append(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
+        problems += uneven_heads(self)
         if not problems and self.num_heads % self.kv_heads:
             problems.append(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.cache_length < 0:
