@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "DiffReport": "formers.hub.report",
     "Resolved": "formers.hub.targets",
+    "as_transformers": "formers.hub.wrapped",
     "diff": "formers.hub.differences",
     "load": "formers.hub.targets",
     "load_folder": "formers.hub.folders",
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from formers.hub.targets import Resolved as Resolved
     from formers.hub.targets import load as load
     from formers.hub.targets import resolve as resolve
+    from formers.hub.wrapped import as_transformers as as_transformers
 
 __all__ = [
     "DiffReport",
     "Resolved",
+    "as_transformers",
     "diff",
     "load",
     "load_folder",

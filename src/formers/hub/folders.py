@@ -202,7 +202,15 @@ def tied(model: nn.Module) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def _same_names(folder: Path, model: nn.Module, tensors: Tensors) -> dict[str, Tensor]:
+def read_as(model: nn.Module, module: ModuleType | None, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Stored tensors by the names of `model`, which `module` defines (None: the user's own, stored under its own names)."""
+    if module is None or getattr(module, "FOREIGN", None) is None:
+        return _same_names(what, model, tensors)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return module.weights(model.config).read(tensors, shapes)  # type: ignore[arg-type]
+
+
+def _same_names(what: Path | str, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors stored under the model's own names, those shared stored once."""
     expected = model.state_dict()
     again = {name: group[0] for group in tied(model) for name in group[1:]}
@@ -215,7 +223,7 @@ def _same_names(folder: Path, model: nn.Module, tensors: Tensors) -> dict[str, T
         if tensor.shape != expected[name].shape
     ]
     if problems:
-        raise WeightsError(listed(f"{folder}: the tensors do not fit the model", sorted(problems)))
+        raise WeightsError(listed(f"{what}: the tensors do not fit the model", sorted(problems)))
     return {name: read[again.get(name, name)] for name in expected}
 
 

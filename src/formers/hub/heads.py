@@ -15,7 +15,7 @@ from formers.weights import Ignore, Rule, Table
 
 SEED = 0
 """Draws the weights of a head that a folder does not hold, so that one folder always loads as one model."""
-LABELLING = ("classifier.", "qa_outputs.")
+LABELLING = ("classifier.", "qa_outputs.", "classification_head.")
 """Maps to the labels of one task. They mean nothing to another head, though its map has the same name."""
 
 

@@ -81,18 +81,20 @@ def save_beside(
     folder: Path | str,
     *,
     state: Mapping[str, Tensor] | None = None,
+    settings: Mapping[str, Any] | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> Path:
     """The same files in a folder that may hold others, which stay: each appears whole, and weights of before go.
 
-    state  tensors in place of the model's own, by its names, such as a sharded training gathers
+    state     tensors in place of the model's own, by its names, such as a sharded training gathers
+    settings  for config.json, beside the model's
     """
     folder, limit = Path(folder), byte_size(max_shard_size)
-    settings, tensors = describe(model, state=state)
+    tensors = tensors_of(model, state)
     folder.mkdir(parents=True, exist_ok=True)
     with disk_errors(folder), tempfile.TemporaryDirectory(prefix=".model.part-", dir=folder) as name:
         aside = Path(name)
-        _write(aside, settings, tensors, None, limit)
+        _write(aside, settings_of(model) | dict(settings or {}), tensors, None, limit)
         sync_folder(aside)
         new = sorted(path.name for path in aside.iterdir())
         for file in new:
@@ -120,18 +122,16 @@ def _write(
         write_json(aside / "generation_config.json", ends)
 
 
-def describe(
-    model: nn.Module, code: Mapping[str, str] | None = None, *, state: Mapping[str, Tensor] | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What stands in config.json, and the tensors (or those of `state`) under the names they are stored by."""
-    config = getattr(model, "config", None)
-    module = module_of(model)
-    again = {name for group in tied(model) for name in group[1:]}
-    tensors = model.state_dict() if state is None else state
-    state = {name: tensor for name, tensor in tensors.items() if name not in again}
+def describe(model: nn.Module, code: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What stands in config.json, and the tensors under the names they are stored by."""
+    return settings_of(model, code), tensors_of(model)
+
+
+def settings_of(model: nn.Module, code: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What stands in config.json: Hugging Face's settings, or ours for what it does not know."""
+    config, module = getattr(model, "config", None), module_of(model)
     if module is not None and getattr(module, "FOREIGN", None) is not None:
-        settings = {"architectures": [module.FOREIGN.class_name], **module.FOREIGN.write(config)}
-        return settings, module.weights(config).write(state)
+        return {"architectures": [module.FOREIGN.class_name], **module.FOREIGN.write(config)}
     name = getattr(config, "architecture", type(model).__name__)
     if module is None and name in registry.specs():  # a subclass of the user's: not the built-in model
         name = type(model).__name__
@@ -140,7 +140,17 @@ def describe(
         ours["config"] = configs.to_dict(config)
     if code is not None:
         ours["code"] = dict(code)
-    return {"architectures": [type(model).__name__], "model_type": OURS + str(name), "formers": ours}, state
+    return {"architectures": [type(model).__name__], "model_type": OURS + str(name), "formers": ours}
+
+
+def tensors_of(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The model's tensors, or those of `state`, under the names they are stored by, each once."""
+    again, module = {name for group in tied(model) for name in group[1:]}, module_of(model)
+    tensors = model.state_dict() if state is None else state
+    once = {name: tensor for name, tensor in tensors.items() if name not in again}
+    if module is None or getattr(module, "FOREIGN", None) is None:
+        return once
+    return module.weights(model.config).write(once)  # type: ignore[arg-type]
 
 
 def module_of(model: nn.Module) -> ModuleType | None:

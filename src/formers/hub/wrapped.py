@@ -1,4 +1,4 @@
-"""Models as transformers itself opens and runs them: the other side of a comparison. Needs the extra `hf`."""
+"""Both ways between models of formers and of transformers as objects. Needs the extra `hf`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ def open_with_transformers(folder: str, dtype: Any = None) -> nn.Module:
     Raises:
         TargetError: transformers is not installed, or cannot open the folder.
     """
-    try:
-        transformers = importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise TargetError("transformers is not installed", "the extra 'hf'", "pip install 'formers[hf]'") from error
+    transformers = _transformers()
     kind = {} if dtype is None else {"dtype": dtype}
     try:
         with _without_progress(transformers.logging):
@@ -37,6 +34,33 @@ def open_with_transformers(folder: str, dtype: Any = None) -> nn.Module:
             f"transformers cannot open {folder}: {first}", "a folder or hub name with safetensors"
         ) from error
     return model.eval()
+
+
+def as_transformers(model: nn.Module) -> Any:
+    """`model` as a `PreTrainedModel`, so that the Hugging Face `Trainer` trains it: labels in, loss out, and
+    `save_pretrained` writes a folder that both libraries open. The weights are the model's own: what trains the wrapper
+    trains `model`, which is its attribute of that name.
+
+        trainer = transformers.Trainer(formers.hub.as_transformers(model), arguments, train_dataset=rows)
+
+    The wrapper's class is called as transformers' own (``GPT2LMHeadModel``), and takes what that takes: input_ids,
+    attention_mask, position_ids, token_type_ids where the model has types, and the labels of its head.
+
+    Raises:
+        TargetError: transformers is not installed.
+        ConfigError: settings of the model that Hugging Face has no word for.
+    """
+    _transformers()
+    from formers.hub.trainable import wrap
+
+    return wrap(model)
+
+
+def _transformers() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise TargetError("transformers is not installed", "the extra 'hf'", "pip install 'formers[hf]'") from error
 
 
 @contextlib.contextmanager
