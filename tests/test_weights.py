@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from formers.errors import WeightsError
-from formers.weights import Fuse, Ignore, Rename, Table, Tie, Transpose
+from formers.weights import ByHead, Fuse, Ignore, Rename, Table, Tie, Transpose
 
 TABLE = Table(
     rules=(
@@ -45,6 +45,17 @@ def test_writing_what_was_read_gives_it_back() -> None:
     back = TABLE.write(TABLE.read(stored, SHAPES))
     assert back.keys() == stored.keys()
     assert all(torch.equal(back[name], tensor) and tensor.is_contiguous() for name, tensor in stored.items())
+
+
+def test_query_key_and_value_of_each_head_come_apart_and_together_again() -> None:
+    """Theirs: q, k and v of the first head, then of the second; two rows each."""
+    rule = ByHead("ours", "theirs", num_heads=2)
+    theirs = torch.tensor([100, 101, 110, 111, 120, 121, 200, 201, 210, 211, 220, 221])[:, None]
+    (ours,) = rule.read([theirs])
+    assert ours.flatten().tolist() == [100, 101, 200, 201, 110, 111, 210, 211, 120, 121, 220, 221]
+    assert torch.equal(rule.write([ours])[0], theirs)
+    with pytest.raises(WeightsError, match="theirs has 10 rows, which 2 heads do not divide"):
+        rule.read([theirs[:10]])
 
 
 def test_names_may_come_without_their_prefix_and_with_buffers() -> None:

@@ -79,6 +79,24 @@ class Fuse:
 
 
 @dataclass(frozen=True)
+class ByHead(Rename):
+    """Theirs has query, key and value of a head side by side, head after head; ours all queries, then keys, then values."""
+
+    num_heads: int = 1
+
+    def read(self, theirs: list[Tensor]) -> list[Tensor]:
+        return [self._turned(theirs[0], (self.num_heads, 3))]
+
+    def write(self, ours: list[Tensor]) -> list[Tensor]:
+        return [self._turned(ours[0], (3, self.num_heads))]
+
+    def _turned(self, tensor: Tensor, outer: tuple[int, int]) -> Tensor:
+        if tensor.shape[0] % (3 * self.num_heads):
+            raise WeightsError(f"{self.their} has {tensor.shape[0]} rows, which {self.num_heads} heads do not divide")
+        return tensor.unflatten(0, (*outer, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+
+
+@dataclass(frozen=True)
 class Tie:
     """Our second name for one tensor, which `their` file may or may not hold too. If it does, it must be equal."""
 

@@ -14,7 +14,9 @@ from formers.training.loss import IGNORE
 from formers.training.objective import Objective
 
 SIZES: dict[str, Any] = {"vocab_size": 31, "d_model": 22, "num_layers": 2, "num_heads": 2, "d_ff": 37, "max_length": 29}
-NAMES = ["bert", "albert", "distilbert"]
+PLACED = ["bert", "albert", "distilbert"]
+"""Those that have a table of places."""
+NAMES = [*PLACED, "deberta", "deberta_v2"]
 
 
 def model(name: str, **changes: Any) -> Any:
@@ -27,7 +29,8 @@ def text(rows: int, length: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_token_sees_the_whole_text_and_no_padding(name: str) -> None:
-    made, ids = model(name, init_std=0.3).double().eval(), text(1, 9)
+    changes = {"convolution_width": 3} if name == "deberta_v2" else {}
+    made, ids = model(name, init_std=0.3, **changes).double().eval(), text(1, 9)
     positions = Positions(torch.tensor([[-1, *range(7), -1]]))
     whole = made(ids, positions=positions).logits
     for changed in range(9):
@@ -74,6 +77,7 @@ def test_dropout_is_drawn_in_training_alone_and_from_the_seed(name: str, head: s
         ("classifier_dropout", "albert", "pretraining"),
         ("sequence_dropout", "distilbert", "sequence"),
         ("span_dropout", "distilbert", "span"),
+        ("classifier_dropout", "deberta", "sequence"),
     ],
 )
 def test_each_head_has_its_own_dropout(setting: str, name: str, head: str) -> None:
@@ -96,12 +100,28 @@ def test_they_keep_no_state_and_say_so(name: str) -> None:
         model(name).init_state(1, 9)
 
 
+def test_deberta_reads_a_text_longer_than_it_was_made_for() -> None:
+    """It knows distances alone; only the decoder of masked tokens has places."""
+    ids = text(1, 30)
+    assert model("deberta", max_distance=7)(ids).logits.shape == (1, 30, 31)
+    with pytest.raises(ConfigError, match="30 tokens, but the model has positions for 29"):
+        model("deberta", mask_decoder="enhanced")(ids)
+
+
+def test_deberta_has_types_where_its_config_says_so() -> None:
+    ids = text(2, 4)
+    with pytest.raises(ConfigError, match="DeBERTa was given token_types"):
+        model("deberta")(ids, token_types=torch.zeros_like(ids))
+    typed = model("deberta", num_types=2)
+    assert not torch.equal(typed.eval()(ids).logits, typed(ids, token_types=torch.ones_like(ids)).logits)
+
+
 def test_types_must_be_as_many_as_tokens() -> None:
     with pytest.raises(ConfigError, match=r"token_types of shape \[1, 4\] for input_ids \[2, 4\]"):
         model("bert")(text(2, 4), token_types=torch.zeros(1, 4, dtype=torch.long))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLACED)
 def test_a_text_longer_than_the_positions_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="30 tokens, but the model has positions for 29"):
         model(name)(text(1, 30))

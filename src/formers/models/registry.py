@@ -81,6 +81,22 @@ _SPECS = (
         "transformers, each head's class, float64, 1e-9",
     ),
     Spec(
+        "deberta",
+        "formers.models.deberta",
+        "He et al., DeBERTa: Decoding-enhanced BERT with Disentangled Attention (2006.03654)",
+        2020,
+        "encoder whose scores add up products of contents and distances, with a mask decoder that knows places",
+        "transformers, each head's class, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
+    ),
+    Spec(
+        "deberta_v2",
+        "formers.models.deberta_v2",
+        "He et al., DeBERTaV3: Improving DeBERTa using ELECTRA-Style Pre-Training (2111.09543)",
+        2021,
+        "DeBERTa of versions 2 and 3: log buckets of distances, shared maps, and a convolution in the largest",
+        "transformers, each head's class, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
+    ),
+    Spec(
         "transformer_xl",
         "formers.models.transformer_xl",
         "Dai et al., Transformer-XL: Attentive Language Models beyond a Fixed-Length Context (1901.02860)",

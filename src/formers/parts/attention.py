@@ -197,9 +197,9 @@ def scale_of(d_head: int) -> float:
 
 
 def initialise_normal(module: nn.Module, std: float, generator: torch.Generator) -> None:
-    """Weights of linear maps and embeddings from N(0, std^2), biases 0, norms 1 and 0."""
+    """Weights of linear maps, convolutions and embeddings from N(0, std^2), biases 0, norms 1 and 0."""
     for child in module.modules():
-        if isinstance(child, nn.Linear | nn.Embedding):
+        if isinstance(child, nn.Linear | nn.Embedding | nn.Conv1d):
             nn.init.normal_(child.weight, 0.0, std, generator=generator)
-        if isinstance(child, nn.Linear) and child.bias is not None:
+        if isinstance(child, nn.Linear | nn.Conv1d) and child.bias is not None:
             nn.init.zeros_(child.bias)

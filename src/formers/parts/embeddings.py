@@ -31,24 +31,26 @@ class LearnedPositions(nn.Module):
 class TextEmbedding(nn.Module):
     """dropout(norm(tokens + types + positions)): what an encoder reads (BERT, 1810.04805, figure 2).
 
-    num_types  0: tokens have no types. Where none are given, all are of type 0
+    max_length  None: no positions, for blocks that know distances
+    num_types   0: tokens have no types. Where none are given, all are of type 0
     """
 
     def __init__(
-        self, vocab_size: int, width: int, *, max_length: int, num_types: int, eps: float, dropout: float
+        self, vocab_size: int, width: int, *, max_length: int | None, num_types: int, eps: float, dropout: float
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, width)
         self.types = nn.Embedding(num_types, width) if num_types else None
-        self.places = LearnedPositions(max_length, width)
+        self.places = None if max_length is None else LearnedPositions(max_length, width)
         self.norm, self.dropout = LayerNorm(width, eps), dropout
 
     def forward(self, input_ids: Ids, positions: Positions, token_types: Ids | None = None) -> Hidden:
         x = self.tokens(input_ids)
         if self.types is not None:
             x = x + (self.types.weight[0] if token_types is None else self.types(token_types))
-        x = self.norm(x + self.places(positions))
-        return F.dropout(x, self.dropout, self.training)
+        if self.places is not None:
+            x = x + self.places(positions)
+        return F.dropout(self.norm(x), self.dropout, self.training)
 
 
 class SinusoidalPositions(nn.Module):
