@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
+import math
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import psutil
+from typing import Any
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -28,6 +29,25 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`plain(value)` as JSON, whole or not at all."""
+    write_atomic(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def plain(value: Any) -> Any:
+    """Only what JSON has: dataclasses as objects, tuples and sets as lists, paths as text, numbers that are not finite as
+    null."""
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -94,6 +114,8 @@ def _umask() -> int:
 def remove_leftovers(target: Path) -> None:
     """Remove what processes of this machine that no longer run left beside `target`. An old folder that such a process
     had moved aside is put back if its successor never arrived."""
+    import psutil  # here: verbs that write no folder start without it
+
     for what in ("old", "part"):
         start = f".{target.name}.{what}-{socket.gethostname()}-"
         for path in target.parent.glob(glob.escape(start) + "*"):

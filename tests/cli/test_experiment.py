@@ -22,7 +22,8 @@ def test_without_a_name_it_lists_them_and_a_wrong_one_gets_the_right_one() -> No
     wrong = in_a_fresh_process("experiment", "memory-sise")
     assert wrong.code == 2
     assert "did you mean 'memory-size'" in wrong.err
-    assert "NO TORCH" in wrong.err
+    assert listed.err.endswith("NO TORCH\n")
+    assert wrong.err.endswith("NO TORCH\n")
 
 
 def test_memory_size_writes_data_and_plots_and_says_its_verdict(formers: Formers, run: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -36,7 +35,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "certify")
     parsed = targets.parse(options.target)
-    from formers.files import write_atomic
+    from formers.files import write_json
     from formers.laws import certify
     from formers.laws.report import show
 
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> int:
         )
     certificate = report.to_dict()
     if parsed.kind == "run" and parsed.path is not None and not options.laws:
-        write_atomic(parsed.path / "certificate.json", (json.dumps(certificate, indent=2) + "\n").encode())
+        write_json(parsed.path / "certificate.json", certificate)
     if options.json:
         emit(certificate)
     else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from formers.files import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,19 +48,6 @@ def _reader_gone() -> None:
 def emit(value: Any) -> None:
     """The result of ``--json``: one JSON value on stdout, with null for numbers that are not finite."""
     print(json.dumps(plain(value), indent=2, ensure_ascii=False), flush=True)
-
-
-def plain(value: Any) -> Any:
-    """JSON values of dataclasses, paths, tuples and mappings."""
-    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(*headings: str, right: Iterable[int] = (), title: str | None = None) -> Table:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from formers.cli.console import emit, facts, plain, stdout
+from formers.cli.console import emit, facts, stdout
 from formers.cli.parse import Flag, parse
+from formers.files import plain
 
 
 @dataclass(frozen=True)
@@ -32,27 +33,25 @@ class Options:
     """What divides a text file into documents; none: a file is a document."""
     text_field: str = "text"
     """The field of JSON lines, the column of Parquet files and data sets."""
+    pairs: Flag = False
+    """The sources are JSON-lines files of {"source": .., "target": ..}, for a model that writes the one from the other."""
     json: Flag = False
     """Print the result as JSON on stdout."""
 
 
 def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, "data build")
-    from formers.data import build
+    from formers.data import build, build_pairs
 
-    summary = build(
-        options.sources,
-        options.out,
-        tokenizer=options.tokenizer,
-        vocab_size=options.vocab_size,
-        validation=options.validation,
-        seed=options.seed,
-        separator=options.separator,
-        text_field=options.text_field,
-        quiet=options.json,
-    )
+    settings = {name: getattr(options, name) for name in ("tokenizer", "vocab_size", "validation", "seed")}
+    if options.pairs:
+        summary = build_pairs(options.sources, options.out, **settings)
+    else:
+        of_texts = {"separator": options.separator, "text_field": options.text_field, "quiet": options.json}
+        summary = build(options.sources, options.out, **settings, **of_texts)
     if options.json:
         return emit({**plain(summary), "bytes_per_token": summary.bytes_per_token})
     stdout().print(facts(summary.lines()))
-    stdout().print(f"\ntrain on it: formers train gpt2.tiny --data {options.out}", style="dim", markup=False)
+    recipe = "t5.tiny --train.objective source_to_target" if options.pairs else "gpt2.tiny"
+    stdout().print(f"\ntrain on it: formers train {recipe} --data {options.out}", style="dim", markup=False)
     return None

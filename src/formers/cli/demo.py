@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +117,9 @@ def _train(stage: Stages, options: Options, recipe: Any, shards: Shards, resume:
 
 
 def _keep(out: Path, certificate: Report) -> None:
-    from formers.files import write_atomic
+    from formers.files import write_json
 
-    write_atomic(out / "certificate.json", (json.dumps(certificate.to_dict(), indent=2) + "\n").encode())
+    write_json(out / "certificate.json", certificate.to_dict())
 
 
 def _write(stage: Stages, result: RunResult, shards: Shards) -> Writing:

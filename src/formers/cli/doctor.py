@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from formers.cli.console import emit, facts, plain, stdout
+from formers.cli.console import emit, facts, stdout
 from formers.cli.parse import Flag, parse
+from formers.files import plain
 
 _MARKS = {
     "good": ("ok  ", "green"),

@@ -49,6 +49,9 @@ def _run(words: list[str]) -> int:
 
         print(f"formers {formers.__version__}")
         return 0
+    if (members := group(words[0])) and (len(words) == 1 or words[1] in HELP):
+        print("\n".join([*_lines(members), "", "Each has --help, which says more, and --json."]))
+        return 0
     verb, rest = find(words)
     module = importlib.import_module(verb.module)
     return module.main(rest) or 0
@@ -60,25 +63,33 @@ def find(words: Sequence[str]) -> tuple[Verb, list[str]]:
         name = " ".join(words[:length])
         if name in VERBS:
             return VERBS[name], list(words[length:])
-    longer = [name for name in VERBS if name.startswith(words[0] + " ")]
-    if longer:
-        given = " ".join(words[:2]) if len(words) > 1 and not words[1].startswith("-") else words[0]
-        raise ConfigError(f"`formers {given}` is no verb", " or ".join(f"formers {name}" for name in longer))
+    if members := group(words[0]):
+        second = words[1] if len(words) > 1 and not words[1].startswith("-") else ""
+        hint = suggest(second, [verb.name.partition(" ")[2] for verb in members])
+        wanted = " or ".join(f"formers {verb.name}" for verb in members)
+        raise ConfigError(f"`formers {f'{words[0]} {second}'.strip()}` is no verb", wanted, hint)
     hint = suggest(words[0], [name.partition(" ")[0] for name in VERBS])
     raise ConfigError(
         f"unknown verb {words[0]!r}", "one of " + ", ".join(VERBS), hint or "formers --help explains them"
     )
 
 
+def group(word: str) -> list[Verb]:
+    """The verbs of two words that begin with this one."""
+    return [verb for verb in VERBS.values() if verb.name.startswith(word + " ")]
+
+
 def help_text() -> str:
     """What `formers --help` prints."""
-    width = max(len(f"{verb.name} {verb.usage}") for verb in VERBS.values())
     lines = ["usage: formers VERB ...", "", "Transformer papers as short, certified, fast code."]
-    for group in dict.fromkeys(verb.group for verb in VERBS.values()):
-        lines += ["", f"{group}:"]
-        members = [verb for verb in VERBS.values() if verb.group == group]
-        lines += [f"  {f'{verb.name} {verb.usage}':<{width}}  {verb.summary}" for verb in members]
+    for heading in dict.fromkeys(verb.group for verb in VERBS.values()):
+        lines += ["", f"{heading}:", *_lines([verb for verb in VERBS.values() if verb.group == heading])]
     return "\n".join([*lines, "", *_FOOTER])
+
+
+def _lines(verbs: Sequence[Verb]) -> list[str]:
+    width = max(len(f"{verb.name} {verb.usage}") for verb in VERBS.values())
+    return [f"  {f'{verb.name} {verb.usage}':<{width}}  {verb.summary}" for verb in verbs]
 
 
 _FOOTER = (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from formers.cli.console import emit, plain, stdout, table
+from formers.cli.console import emit, stdout, table
 from formers.cli.parse import Flag, parse
+from formers.files import plain
 from formers.models import registry
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from formers.cli.console import emit, plain, stdout
+from formers.cli.console import emit, stdout
 from formers.cli.parse import Flag, parse
+from formers.files import plain
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from formers.cli.console import emit, facts, plain, remark, stdout
+from formers.cli.console import emit, facts, remark, stdout
 from formers.cli.parse import Flag, parse
+from formers.files import plain
 from formers.hub import targets
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ class Verb:
 
     @property
     def module(self) -> str:
-        return "formers.cli." + self.name.replace(" ", "_")
+        return "formers.cli." + self.name.replace(" ", "_").replace("-", "_")
 
 
-START, WORK, LOOK = "Start", "Work", "Look"
+START, WORK, LOOK, TRY = "Start", "Work", "Look", "Try a claim of a paper: data, a plot, a verdict"
 
 _ALL = (
     Verb("demo", "[--minutes M]", "text to tokens, a certified and trained GPT-2, samples, a report", START),
@@ -31,8 +31,8 @@ _ALL = (
     Verb("generate", "RUN PROMPT", "continue a prompt", WORK),
     Verb("pipe", "TASK --model M TEXT...", "a model at its task: fill-mask, ner, question-answering, translation, ..", WORK),
     Verb("convert", "SRC DST", "load a model and write it as a Hugging Face folder", WORK),
+    Verb("push", "FOLDER REPO", "a model and its card, made from the run's own record, to the Hugging Face hub", WORK),
     Verb("graft", "RUN --out DIR", "give a trained decoder a memory that changes nothing until it is trained", WORK),
-    Verb("experiment", "NAME", "try a claim of a paper: data, a plot, a verdict; without NAME: a list", WORK),
     Verb("certify", "TARGET", "try the laws that every model must obey; exit code 1 where one fails", LOOK),
     Verb("diff", "A B", "two implementations or checkpoints: the first activation and gradient that differ", LOOK),
     Verb("show", "TARGET", "the tree of modules: shapes, parameters, sharing, bytes, cost", LOOK),
@@ -40,6 +40,9 @@ _ALL = (
     Verb("lookups", "RUN FILE", "where each token of a text looked in a model's memory, as a page: hover a word", LOOK),
     Verb("runs", "[FOLDER]", "the runs in a folder, the newest first", LOOK),
     Verb("models", "", "the architectures and their presets", LOOK),
+    Verb("experiment recall", "", "pairs asked for far beyond the window, with a memory and without", TRY),
+    Verb("experiment memory-size", "RUN", "one model's loss on whole documents, against the size of its memory", TRY),
+    Verb("experiment packages", "", "write long documents to train on: this machine's Python packages", TRY),
 )
 
 VERBS: dict[str, Verb] = {verb.name: verb for verb in _ALL}

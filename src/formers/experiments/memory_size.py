@@ -26,7 +26,7 @@ from formers.experiments.claims import Interval, Verdict, paired
 from formers.files import write_atomic
 from formers.hub import targets
 from formers.training import Objective
-from formers.training.evaluate import EDGES, evaluating
+from formers.training.evaluate import EDGES, evaluating, stretches
 
 SIZES = (0, 1024, 8192, 65_536, 262_144)
 LENGTH = 512
@@ -98,7 +98,7 @@ def sweep(
 
 def read(model: nn.Module, shards: Shards, documents: Sequence[int]) -> list[dict[str, Any]]:
     """Score whole documents, side by side."""
-    texts = [_tokens(shards, document) for document in documents]
+    texts = [shards.document_tokens(document) for document in documents]
     longest = max(map(len, texts)) - 1
     objective, sums = Objective(model), np.zeros((len(texts), len(EDGES), 2))
     with evaluating(objective):
@@ -121,11 +121,6 @@ def read(model: nn.Module, shards: Shards, documents: Sequence[int]) -> list[dic
     ]
 
 
-def _tokens(shards: Shards, document: int) -> np.ndarray:
-    start, length = (int(n) for n in shards.documents[document, :2])
-    return np.asarray(shards.tokens[start : start + length], dtype=np.int64)
-
-
 def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """ids, targets and index [rows, LENGTH] call by call; -1 and -100 beyond a document's end."""
     for start in range(0, longest, LENGTH):
@@ -141,7 +136,7 @@ def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarr
 def _add(sums: np.ndarray, losses: np.ndarray, wanted: np.ndarray, index: np.ndarray) -> None:
     for row in range(len(sums)):
         there = wanted[row] != NO_TARGET
-        stretch = np.searchsorted(EDGES, index[row, there], side="right") - 1
+        stretch = stretches(index[row, there])
         np.add.at(sums[row, :, 0], stretch, losses[row, there])
         np.add.at(sums[row, :, 1], stretch, 1)
 

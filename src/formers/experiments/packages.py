@@ -11,13 +11,12 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from formers.data.sources import LEFT_OUT, TESTS
 from formers.errors import DataError
 from formers.files import write_atomic
 
 LEAST_BYTES = 250_000
 """Packages shorter than this are left out: about 65,536 tokens of a vocabulary of 4,096."""
-
-LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 
 
 def roots() -> tuple[Path, ...]:
@@ -55,7 +54,7 @@ def _packages(root: Path) -> Iterator[tuple[str, str]]:
     folders: dict[Path, list[Path]] = {}
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)
-        if not LEFT_OUT & set(inside.parts[:-1]):
+        if not {*LEFT_OUT, *TESTS} & set(inside.parts[:-1]):
             folders.setdefault(inside.parent, []).append(path)
     for folder, modules in folders.items():
         pieces = [f"# {module.relative_to(root).as_posix()}\n{_text(module)}" for module in modules]

@@ -188,7 +188,7 @@ def train_stage(
         out=folder,
         recipe={"name": f"recall.{stage.length}", "data": dataclasses.asdict(stage)},
         resume=resume,
-        save_model=lambda trained, where: _save(trained, where),
+        save_model=_save,
         progress=progress,
         resume_command="the same command",
         fresh=False,

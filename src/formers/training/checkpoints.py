@@ -30,8 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from formers.errors import RunError
-from formers.files import sync, sync_folder
-from formers.training.records import plain
+from formers.files import plain, sync, sync_folder
 
 FORMAT, VERSION, KEPT = "formers.checkpoint", 1, 2
 MODEL, OPTIMIZER, FACTS, MANIFEST = "model.safetensors", "optimizer.safetensors", "checkpoint.json", "manifest.json"

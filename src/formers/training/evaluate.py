@@ -94,10 +94,15 @@ def _available(view: Any, asked: int) -> int:
     return min(asked, there) if asked else there
 
 
+def stretches(index: np.ndarray) -> np.ndarray:
+    """Which stretch of its document each place lies in: a number of EDGES."""
+    return np.searchsorted(EDGES, index, side="right") - 1
+
+
 def _sums(losses: Tensor, correct: Tensor, rows: Any) -> np.ndarray:
     """Loss, hits and count for each stretch of documents, float64 [3, stretches]."""
     scored = rows.targets != -100
-    stretch = np.searchsorted(EDGES, rows.index[scored], side="right") - 1
+    stretch = stretches(rows.index[scored])
     weights = (losses.double().cpu().numpy()[scored], correct.cpu().numpy()[scored], np.ones(len(stretch)))
     return np.stack([np.bincount(stretch, weights=weight, minlength=len(EDGES)) for weight in weights])
 

@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from formers.config import to_dict
+from formers.files import plain
 from formers.training import sentinels
 from formers.training.batches import View
 from formers.training.objective import parameter_count
-from formers.training.records import plain
 from formers.training.settings import TrainSettings
 
 Sampler = Callable[[nn.Module], Sequence[tuple[str, str]]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import platform
 import sys
@@ -21,15 +20,10 @@ import torch
 
 import formers
 from formers.errors import RunError
-from formers.files import write_atomic
+from formers.files import plain, write_atomic, write_json
 
 RECIPE, ENVIRONMENT, METRICS, SAMPLES = "recipe.json", "environment.json", "metrics.jsonl", "samples.txt"
 CHECKPOINTS, MODEL = "checkpoints", "model"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON, whole or not at all. Numbers that are not finite become null."""
-    write_atomic(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -42,19 +36,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not JSON: {error}", "one JSON object", "restore the file") from None
     if not isinstance(value, dict):
         raise RunError(f"{path} holds a JSON {type(value).__name__}", "one JSON object", "restore the file")
-    return value
-
-
-def plain(value: Any) -> Any:
-    """Only what JSON has: tuples as lists, paths as text, numbers that are not finite as null."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     return value
 
 
