@@ -91,14 +91,15 @@ def kill_and_resume(tmp_path: Path, mode: str, kills: int, seed: int, expected: 
     return froms[1:]
 
 
-def test_killed_twice_it_ends_with_the_same_bits(tmp_path):
-    expected = weights(finished(tmp_path / "whole", "eager"))
-    froms = kill_and_resume(tmp_path, "eager", kills=2, seed=3, expected=expected)
+@pytest.mark.parametrize("mode", ["eager", "masked"])
+def test_killed_twice_it_ends_with_the_same_bits(tmp_path, mode):
+    expected = weights(finished(tmp_path / "whole", mode))
+    froms = kill_and_resume(tmp_path, mode, kills=2, seed=3, expected=expected)
     assert any(froms), f"no resume came from a step after 0: {froms}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["eager", "compile"])
+@pytest.mark.parametrize("mode", ["eager", "compile", "masked"])
 def test_ten_trainings_killed_at_random_moments_end_with_the_same_bits(tmp_path, mode, capsys):
     expected = weights(finished(tmp_path / "whole", mode))
     froms: list[int | None] = []

@@ -8,7 +8,7 @@ import pytest
 
 from formers.config import from_dict, replace, to_dict
 from formers.errors import ConfigError
-from formers.training.settings import FREE, RESTORED, TrainSettings
+from formers.training.settings import FREE, LATER, RESTORED, TrainSettings
 
 
 def test_every_wrong_setting_is_reported_at_once():
@@ -52,4 +52,6 @@ def test_the_schedule_gets_every_setting_of_its_own():
 def test_what_weights_depend_on_leaves_out_only_what_they_do_not():
     names = {field.name for field in dataclasses.fields(TrainSettings)}
     assert names >= FREE | RESTORED
-    assert TrainSettings().of_the_weights().keys() == names - FREE - RESTORED
+    assert TrainSettings().of_the_weights().keys() == names - FREE - RESTORED - LATER.keys()
+    changed = TrainSettings(objective="masked_token", masking="words", masked_share=0.2, mean_span=2.0, target_len=8)
+    assert changed.of_the_weights().keys() == names - FREE - RESTORED

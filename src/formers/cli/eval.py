@@ -12,12 +12,17 @@ from formers.cli.console import emit, facts, remark, speaker, stdout, table
 from formers.cli.parse import Flag, changed_settings, parse
 from formers.hub import targets
 
-NAMES = {"gzip_bits_per_byte": "gzip -9, same bytes", "unigram_bits_per_byte": "unigram, same bytes"}
+NAMES = {
+    "gzip_bits_per_byte": "gzip -9, same bytes",
+    "unigram_bits_per_byte": "unigram, same bytes",
+    "unigram_loss": "unigram, same tokens",
+}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Bits per byte, perplexity and accuracy on the whole validation split, and the loss by position in the document."""
+    """Bits per byte, perplexity and accuracy on the whole validation split, and the loss by position in the document. Of a
+    model that fills gaps: loss and accuracy of what is masked, the same for every evaluation."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, or a checkpoint folder together with --data."""
@@ -52,15 +57,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _lines(row: dict[str, Any], folder: str) -> list[tuple[str, str]]:
-    measures = [
-        ("text", f"{folder}, validation: {row['tokens']:,} tokens scored"),
-        ("bits per byte", _number(row["bits_per_byte"])),
-        *((f"  {NAMES.get(name, name)}", _number(value)) for name, value in sorted(row["baselines"].items())),
-        ("loss", f"{row['loss']:.4f} nats a token"),
-        ("perplexity", f"{row['perplexity']:,.2f}"),
-        ("accuracy", f"{100 * row['accuracy']:.2f} % of the next tokens were the likeliest"),
-    ]
-    return measures
+    text = ("text", f"{folder}, validation: {row['tokens']:,} tokens scored")
+    baselines = [(f"  {NAMES.get(name, name)}", _number(value)) for name, value in sorted(row["baselines"].items())]
+    loss = ("loss", f"{row['loss']:.4f} nats a token")
+    perplexity = ("perplexity", f"{row['perplexity']:,.2f}")
+    if row["objective"] == "next_token":
+        hits = f"{100 * row['accuracy']:.2f} % of the next tokens were the likeliest"
+        return [text, ("bits per byte", _number(row["bits_per_byte"])), *baselines, loss, perplexity, ("accuracy", hits)]
+    asked = row["objective"].replace("_", " ")
+    hits = f"{100 * row['accuracy']:.2f} % of the tokens asked for were the likeliest"
+    pairs = [(name.replace("_", " "), f"{row[name]:.4f}") for name in ("pair_loss", "pair_accuracy") if name in row]
+    return [text, ("objective", asked), loss, *baselines, perplexity, ("accuracy", hits), *pairs]
 
 
 def _number(value: float | None) -> str:

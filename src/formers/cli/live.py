@@ -43,7 +43,11 @@ class Live:
 
 
 def measure(row: dict[str, Any]) -> str:
-    """An evaluation's headline: bits per byte where bytes are known."""
+    """An evaluation's headline: bits per byte where bytes are known, else how much was guessed right."""
     if row.get("bits_per_byte") is not None:
         return f"{row['bits_per_byte']:.3f} bits per byte"
-    return f"perplexity {row['perplexity']:.1f}"
+    if "objective" not in row:
+        return f"perplexity {row['perplexity']:.1f}"
+    further = {name: value for name, value in row.items() if name.endswith("_accuracy")}
+    shares = {"accuracy": row["accuracy"], **{name.replace("_", " "): value for name, value in further.items()}}
+    return ", ".join(f"{name} {100 * value:.1f} %" for name, value in shares.items())

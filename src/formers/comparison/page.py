@@ -41,7 +41,7 @@ def tiles(runs: Sequence[RunRecord], rows: Sequence[Row]) -> str:
     found = [
         _tile("Bits per byte", row["bits_per_byte"], number, _against(row)),
         _tile("Validation loss", row["validation_loss"], number, "nats per token"),
-        _tile("Accuracy", row["accuracy"], percent, "next token guessed right"),
+        _tile("Accuracy", row["accuracy"], percent, "tokens guessed right"),
         _tile("Parameters", run.parameters, short, str(run.recipe.get("architecture", ""))),
         _tile("Training time", row["seconds"], duration, f"{short(row['tokens'])} tokens" if row["tokens"] else ""),
         _tile("Throughput", row["tokens_per_second"], short, "tokens per second, median"),

@@ -119,6 +119,11 @@ def _state(run: RunRecord) -> str:
 
 def _score(row: Row) -> str:
     bits = row["bits_per_byte"]
+    if bits is None and row["validation_loss"] is not None and row["accuracy"] is not None:
+        return (
+            f"On validation text, which it was not trained on, it guesses {show(row['accuracy'], 'percent')} of the tokens "
+            f"it is asked for right, at a loss of {number(row['validation_loss'])} nats each."
+        )
     if bits is None:
         return "It has not been evaluated on validation text, so how well it predicts new text is not known."
     against = [f"{what} needs {number(row[key])}" for key, what in _BASELINES if row[key] is not None]

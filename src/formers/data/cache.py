@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from formers.data.builder import Settings, build_with
 from formers.data.shards import TOKENIZER, VERSION, open_shards
@@ -50,13 +50,16 @@ def cached_shards(
     """
     settings = Settings(tokenizer, vocab_size, seed, validation, separator, text_field, cut)
     sources = as_sources(files)
-    folder = _folder(Path(cache) if cache is not None else cache_root(), sources, settings)
-    if not _is_whole(folder):
+    contents = [_content(item.path) if isinstance(item, File) else dataclasses.astuple(item) for item in find(sources)]
+    facts = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    folder = _folder(cache, os.fspath(sources[0]), contents, facts)
+    if not is_whole(folder):
         build_with(sources, folder, settings, quiet=quiet, replace=True)
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Whether shards stand there, undamaged."""
     try:
         open_shards(folder)
     except DataError:
@@ -64,13 +67,19 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _folder(root: Path, sources: list[Source], settings: Settings) -> Path:
-    contents = [_content(item.path) if isinstance(item, File) else dataclasses.astuple(item) for item in find(sources)]
-    facts = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    facts["tokenizer"] = _tokenizer_key(settings.tokenizer)
+def cache_folder(
+    kind: str, files: Sequence[Path | str], settings: Mapping[str, Any], cache: Path | str | None = None
+) -> Path:
+    """Where the shards that `kind` of building makes of these files with these settings are cached."""
+    return _folder(cache, os.fspath(files[0]), [_content(Path(file)) for file in files], {"kind": kind, **settings})
+
+
+def _folder(cache: Path | str | None, name: str, contents: Sequence[Any], facts: Mapping[str, Any]) -> Path:
+    root = Path(cache) if cache is not None else cache_root()
+    facts = {**facts, "tokenizer": _tokenizer_key(facts["tokenizer"])}
     key = json.dumps({"version": VERSION, "contents": contents, **facts}, sort_keys=True)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(os.fspath(sources[0])).stem)[:40]
-    return root / "shards" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    label = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem)[:40]
+    return root / "shards" / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def _content(path: Path) -> str:

@@ -77,12 +77,11 @@ class View(ABC):
         step = operator.index(step)
         if step < 0:
             raise DataError(f"step {step}", "a step from 0 on")
-        spans, fresh = self._spans(step)
-        return assemble(self.shards, spans, fresh, self.seq_len)
+        return self._make(step)
 
     @abstractmethod
-    def _spans(self, step: int) -> tuple[Spans, np.ndarray]:
-        """What lies in the rows of this rank at `step` (rows counted from 0), and which rows are fresh."""
+    def _make(self, step: int) -> Batch:
+        """The batch of a step that is a number from 0 on."""
 
     def _all_fresh(self) -> np.ndarray:
         return np.ones(len(self.rows), dtype=bool)
@@ -91,7 +90,19 @@ class View(ABC):
         return np.random.default_rng([self.seed, *numbers])
 
 
-class Windows(View):
+class NextToken(View):
+    """Views whose targets are the next tokens."""
+
+    def _make(self, step: int) -> Batch:
+        spans, fresh = self._spans(step)
+        return assemble(self.shards, spans, fresh, self.seq_len)
+
+    @abstractmethod
+    def _spans(self, step: int) -> tuple[Spans, np.ndarray]:
+        """What lies in the rows of this rank at `step` (rows counted from 0), and which rows are fresh."""
+
+
+class Windows(NextToken):
     """Random windows of the split's documents laid end to end: seq_len inputs from a place drawn anew for each row and
     step, every place alike.
 
@@ -137,7 +148,7 @@ class Windows(View):
         return spans, self._all_fresh()
 
 
-class Finite(View):
+class Finite(NextToken):
     """A view that goes through the split once, or some times over, if `epochs` says so."""
 
     epochs: int | None

@@ -15,11 +15,13 @@ from formers import hub
 from formers.data import Shards
 from formers.data.shards import is_shard_folder
 from formers.errors import ConfigError, TargetError
+from formers.experiments.fills import fill
 from formers.experiments.text import Baselines, training_view, validation_view
 from formers.hub import user_code
 from formers.hub.targets import read_recipe
-from formers.recipes import Recipe
+from formers.recipes import Recipe, with_vocabulary
 from formers.training import RunResult, train
+from formers.training.replaced import ReplacedToken
 
 NUM_SAMPLES, SAMPLE_TOKENS = 3, 120
 RUNS = Path("runs")
@@ -58,13 +60,13 @@ class Run:
             self.model(),
             settings,
             training_view(self.shards, data, settings),
-            validation_view(self.shards, carried=settings.carry_state, **sizes),
+            validation_view(self.shards, carried=settings.carry_state, train=settings, **sizes),
             out=self.out,
             recipe=self.record(),
             resume=self.resume,
             save_model=self.save_model,
-            sample=self.sample,
-            baselines=Baselines(self.shards).values,
+            sample=None if settings.objective == "replaced_token" else self.sample,
+            baselines=Baselines(self.shards, settings.objective).values,
             on_event=on_event,
             progress=progress,
             resume_command=resume_command,
@@ -73,13 +75,25 @@ class Run:
 
     def model(self) -> nn.Module:
         """The model as it is at the start: fresh, or with the weights of `init`."""
+        recipe, vocab_size = self.recipe, self.vocab_size or self.shards.vocab_size
+        if recipe.train.objective == "replaced_token":
+            return self._generator_and_discriminator(vocab_size)
         if self.init is None:
-            return self.recipe.build(vocab_size=self.vocab_size or self.shards.vocab_size)
+            return recipe.build(vocab_size=vocab_size)
         found = hub.resolve(self.init, dtype=torch.float32, code=self.recipe.code)
         if found.tokenizer is not None:
             self.shards.check_tokenizer(found.tokenizer.fingerprint)
         _check_architecture(self.recipe, found)
         return found.model.train()
+
+    def _generator_and_discriminator(self, vocab_size: int) -> ReplacedToken:
+        if self.init is not None:
+            raise ConfigError(
+                "replaced_token with --init, which names one model",
+                "two fresh ones: a generator and a discriminator",
+                "leave --init out",
+            )
+        return ReplacedToken.of(with_vocabulary(self.recipe.model, vocab_size), seed=self.recipe.seed)
 
     def record(self) -> dict[str, Any]:
         """What recipe.json holds besides what the training adds: the recipe, and where the shards stood."""
@@ -88,13 +102,16 @@ class Run:
         return self.recipe.to_json() | {"shards": shards, "init": self.init}
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
-        """Write the run's model/ with its tokenizer."""
+        """Write the run's model/ with its tokenizer; of a generator and a discriminator the discriminator."""
         code = self.recipe.code
         record = None if code is None else user_code.record(code)
+        model = model.merged() if isinstance(model, ReplacedToken) else model
         hub.save(model, folder, tokenizer=self.shards.tokenizer, code=record)
 
     def sample(self, model: nn.Module) -> list[tuple[str, str]]:
-        """A few documents as the model would begin them, always from the same seeds."""
+        """A few documents as the model would begin them, always from the same seeds; or what it writes into gaps."""
+        if self.recipe.train.objective not in ("auto", "next_token"):
+            return fill(model, self.shards, self.recipe.train)
         from formers.generation import generate_text
 
         limit = getattr(getattr(model, "config", None), "max_length", None) or SAMPLE_TOKENS + 1

@@ -30,13 +30,15 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class Micro:
-    """The rows of one lane as tensors. index and document are None where positions are simply 0, 1, .."""
+    """The rows of one lane as tensors. index and document are None where positions are simply 0, 1, ..; `given` is what
+    batches of some objectives hold beside: token_types, pair, source_ids, source_index."""
 
     input_ids: Tensor
     targets: Tensor
     index: Tensor | None
     document: Tensor | None
     fresh: Tensor
+    given: dict[str, Tensor] = field(default_factory=dict)
 
     def arguments(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """As Objective takes them."""
@@ -47,7 +49,7 @@ def step_batch(view: View, step: int, settings: TrainSettings) -> Any:
     """The batch of update number `step` (the first is 1). Raises DataError where it is not of the size asked for."""
     number = step - 1
     batch = view.batch(number % settings.overfit_batches if settings.overfit_batches else number)
-    found, wanted = batch.input_ids.shape, (settings.batch_size, settings.seq_len)
+    found, wanted = _read(batch).shape, (settings.batch_size, settings.seq_len)
     if tuple(found) != wanted:
         raise DataError(
             f"the view gives batches of {found[0]} rows of {found[1]} tokens",
@@ -57,26 +59,38 @@ def step_batch(view: View, step: int, settings: TrainSettings) -> Any:
     return batch
 
 
+def _read(batch: Any) -> np.ndarray:
+    """What `seq_len` counts the tokens of: the source, where a batch has one."""
+    return getattr(batch, "source_ids", batch.input_ids)
+
+
 def lane_rows(batch: Any, lane: int, lanes: int) -> Any:
     """The rows of one lane of a batch of numpy arrays."""
     share = len(batch.input_ids) // lanes
     rows = slice(lane * share, (lane + 1) * share)
-    return dataclasses.replace(batch, **{name: getattr(batch, name)[rows] for name in FIELDS})
+    return dataclasses.replace(batch, **{name: getattr(batch, name)[rows] for name in (*FIELDS, *_given(batch))})
+
+
+def _given(batch: Any) -> tuple[str, ...]:
+    return getattr(batch, "GIVEN", ())
 
 
 def to_tensors(batch: Any, device: str, *, apart: bool, carried: bool) -> Micro:
     """Rows as tensors.
 
     apart: tokens see their own document only. carried: rows go on from a state, so `index` is the true place in the
-    document; else it counts from where the row takes the document up, which is all that the model sees of it.
+    document; else it counts from where the row takes the document up, which is all that the model sees of it. Whole texts
+    (``TextBatch``) are padded, so their index is always told.
     """
+    placed = apart or carried or hasattr(batch, "GIVEN")
     place = batch.index if carried else batch.place
     return Micro(
         input_ids=_tensor(batch.input_ids, device),
         targets=_tensor(batch.targets, device),
-        index=_tensor(place, device) if apart or carried else None,
+        index=_tensor(place, device) if placed else None,
         document=_tensor(batch.document, device) if apart or carried else None,
         fresh=_tensor(batch.fresh, device),
+        given={name: _tensor(getattr(batch, name), device) for name in _given(batch)},
     )
 
 
@@ -90,8 +104,9 @@ def number_scored(batch: Any) -> int:
 
 
 def number_present(batch: Any) -> int:
-    """Tokens of a whole batch that are not padding."""
-    return int(np.count_nonzero(batch.index >= 0))
+    """Tokens of a whole batch that are not padding, those of its sources included."""
+    read = np.count_nonzero(batch.source_index >= 0) if "source_index" in _given(batch) else 0
+    return int(np.count_nonzero(batch.index >= 0) + read)
 
 
 @dataclass

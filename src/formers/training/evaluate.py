@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class Evaluation:
     tokens         targets that were scored
     bits_per_byte  compares across tokenizers; None where the view counts no bytes
     by_position    for each stretch of a document: start, end, loss, count
+    second         of a second loss: pair_loss, pair_accuracy, ..
     """
 
     loss: float
@@ -34,11 +35,12 @@ class Evaluation:
     accuracy: float
     tokens: int
     by_position: tuple[dict[str, Any], ...]
+    second: dict[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """As a line of metrics.jsonl holds it."""
         names = ("loss", "bits_per_byte", "perplexity", "accuracy")
-        return {**{name: getattr(self, name) for name in names}, "by_position": list(self.by_position)}
+        return {**{name: getattr(self, name) for name in names}, **self.second, "by_position": list(self.by_position)}
 
 
 def evaluate(
@@ -57,19 +59,23 @@ def evaluate(
     order. Under a team every process scores its share of the rows, and all return the same result.
     """
     team, states = team or Team(), states or CarriedStates()
-    total, size = np.zeros((3, len(EDGES))), 0
+    total, size, further = np.zeros((3, len(EDGES))), 0, {}
     with evaluating(objective):
         for number in range(_available(view, batches)):
             batch = view.batch(number)
             rows = lane_rows(batch, team.rank, team.world)
             micro = to_tensors(rows, device, apart=documents_apart, carried=states.model is not None)
-            losses, correct, staged = objective(*micro.arguments(), states.before(0, micro.fresh), scores=True)
+            state = states.before(0, micro.fresh)
+            losses, correct, staged, *more = objective(*micro.arguments(), state, scores=True, **micro.given)
             states.after(0, staged)
             states.commit()
             total += _sums(losses, correct, rows)
+            for name, sums in (more[0] if more else {}).items():
+                further[name] = further.get(name, 0.0) + sums.double()
             size += batch.bytes
     summed = team.total(torch.from_numpy(total).to(device)) if team.world > 1 else torch.from_numpy(total)
-    return _means(summed.cpu().numpy(), size)
+    second = {name: team.total(sums).tolist() for name, sums in further.items()}
+    return _means(summed.cpu().numpy(), size, second)
 
 
 @contextlib.contextmanager
@@ -107,7 +113,7 @@ def _sums(losses: Tensor, correct: Tensor, rows: Any) -> np.ndarray:
     return np.stack([np.bincount(stretch, weights=weight, minlength=len(EDGES)) for weight in weights])
 
 
-def _means(total: np.ndarray, size: int) -> Evaluation:
+def _means(total: np.ndarray, size: int, second: dict[str, list[float]]) -> Evaluation:
     loss, hits, count = total.sum(1)
     mean = loss / max(count, 1)
     return Evaluation(
@@ -121,4 +127,9 @@ def _means(total: np.ndarray, size: int) -> Evaluation:
             for i, (start, end) in enumerate(zip(EDGES, (*EDGES[1:], 2**31), strict=True))
             if total[2, i]
         ),
+        second={
+            f"{name}_{what}": value / max(sums[2], 1)
+            for name, sums in second.items()
+            for what, value in (("loss", sums[0]), ("accuracy", sums[1]))
+        },
     )

@@ -65,7 +65,8 @@ def lane_loss(run: Trainer, batch: Any, step: int, lane: int, module: nn.Module)
     micro = to_tensors(rows, run.device, apart=run.settings.documents_apart, carried=run.settings.carry_state)
     state = run.parts.states.before(lane, micro.fresh)
     seed_torch(run.settings.seed, step, lane)
-    loss, _, staged = module(*micro.arguments(), state)
+    weights = run.parts.objective.weights(batch, run.device)
+    loss, _, staged = module(*micro.arguments(), state, **micro.given, **weights)
     run.parts.states.after(lane, staged)
     return loss
 

@@ -40,24 +40,32 @@ class Objective(nn.Module):
         state: Any = None,
         *,
         scores: bool = False,
-    ) -> tuple[Tensor, Tensor, Any]:
+    ) -> tuple[Any, ...]:
         """All tensors Int [batch, seq]; targets of -100 have no loss. `index` None: rows are 0, 1, .. of one document.
 
         Returns (loss sum, targets counted, staged state or None); with `scores`, (loss of each token [batch, seq],
-        whether the likeliest token was the target [batch, seq], staged state or None).
+        whether the likeliest token was the target [batch, seq], staged state or None). Objectives with a second loss
+        (objectives.py) give a dict of what they measure of it behind that.
         """
         with autocast(input_ids.device.type, self.precision):
             positions = None if index is None else Positions(index, document)
-            hidden, head, staged = _body_and_head(self.model, input_ids, positions, state)
+            hidden, head, staged = body_and_head(self.model, input_ids, positions, state)
             return *(score if scores else self.loss)(hidden, head, targets), staged
 
+    second_loss: float = 0.0
+    """What a second loss adds to ln V before anything is learnt."""
 
-def _body_and_head(
-    model: Any, input_ids: Tensor, positions: Positions | None, state: Any
+    def weights(self, batch: Any, device: str) -> dict[str, Tensor]:
+        """What the loss of one micro-batch has to know of the whole `batch`, as arguments of `forward`."""
+        return {}
+
+
+def body_and_head(
+    model: Any, input_ids: Tensor, positions: Positions | None, state: Any = None, **given: Any
 ) -> tuple[Tensor, Callable[[Tensor], Tensor], Any]:
     """Hidden states and what makes logits of them. A foreign module gives its logits, and nothing is left to do."""
     if hasattr(model, "body") and hasattr(model, "head"):
-        hidden, staged = model.body(input_ids, positions, state)
+        hidden, staged = model.body(input_ids, positions, state, **given)
         return hidden, model.head, staged
     if positions is None and state is None:
         return model(input_ids).logits, nn.Identity(), None

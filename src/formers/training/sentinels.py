@@ -28,12 +28,13 @@ WATCHED_STEPS = 10
 """Steps after which a parameter that has had no gradient is called dead. Gates that start at zero wake in the second."""
 
 
-def first_loss(loss: float, vocab_size: int) -> str | None:
-    """A fresh model knows nothing, so its first loss is near ln V."""
-    expected = math.log(vocab_size)
+def first_loss(loss: float, vocab_size: int, more: float = 0.0) -> str | None:
+    """A fresh model knows nothing, so its first loss is near ln V, and `more` where it answers a second question."""
+    expected = math.log(vocab_size) + more
     if abs(loss - expected) <= LN_VOCAB_MARGIN * expected:
         return None
-    found = f"The first loss is {loss:.2f} where ln({vocab_size}) = {expected:.2f} is expected of fresh weights"
+    sum_of = f"ln({vocab_size})" + (f" + {more:.2f}" if more else "")
+    found = f"The first loss is {loss:.2f} where {sum_of} = {expected:.2f} is expected of fresh weights"
     if loss > expected:
         spread = math.sqrt(2 * (loss - expected))
         return (

@@ -9,17 +9,47 @@ from typing import Any, Literal
 from formers.config import require, to_dict
 from formers.training.schedules import Schedule, ScheduleName
 
+ObjectiveName = Literal[
+    "auto",
+    "next_token",
+    "masked_token",
+    "next_sentence",
+    "sentence_order",
+    "replaced_token",
+    "span_corruption",
+    "source_to_target",
+]
+
 FREE = frozenset({"eval_every", "eval_batches", "checkpoint_every", "sample_every", "minutes"})
 """Settings that no weight depends on: a resumed run may change them."""
 
 RESTORED = frozenset({"precision", "compile", "threads"})
 """Settings that a resumed run takes from the checkpoint, with a warning where it was asked for others."""
 
+LATER: dict[str, tuple[Any, ...]] = {
+    "objective": ("auto", "next_token"),
+    "masking": ("tokens",),
+    "masked_share": (0.15,),
+    "mean_span": (3.0,),
+    "target_len": (None,),
+}
+"""Settings that old runs do not name, and the values that mean what those runs did."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings of a training. One step is one update of the weights."""
 
+    objective: ObjectiveName = "auto"
+    """What the model learns to say; auto: what its head is for."""
+    masking: Literal["tokens", "words", "ngrams"] = "tokens"
+    """What is masked together: single tokens, whole words, or one to three words in a row."""
+    masked_share: float = 0.15
+    """Share of the tokens that are masked, or lost in span corruption."""
+    mean_span: float = 3.0
+    """Tokens of a span, on average, in span corruption."""
+    target_len: int | None = None
+    """Tokens of a target where a source is given with it; None: as many as seq_len."""
     steps: int = 300
     """Updates in all."""
     minutes: float | None = None
@@ -120,8 +150,10 @@ class TrainSettings:
         )
 
     def of_the_weights(self) -> dict[str, Any]:
-        """The settings that the final weights depend on: a checkpoint of others cannot be resumed."""
-        return {name: value for name, value in to_dict(self).items() if name not in FREE | RESTORED}
+        """The settings that the final weights depend on: a checkpoint of others cannot be resumed. What runs of before there
+        were objectives do not name is left out where it is as it was then."""
+        without = {name for name, values in LATER.items() if getattr(self, name) in values}
+        return {name: value for name, value in to_dict(self).items() if name not in FREE | RESTORED | without}
 
 
 def _problems(s: TrainSettings) -> Iterator[str]:
@@ -136,7 +168,11 @@ def _problems(s: TrainSettings) -> Iterator[str]:
     for name in ("overfit_batches", "limit_batches"):
         if getattr(s, name) < 0:
             yield f"{name} is {getattr(s, name)}, wanted at least 0"
-    for name in ("lr", "adam_eps", "minutes", "clip", "threads", "state_length"):
+    if not 0 < s.masked_share < 1:
+        yield f"masked_share is {s.masked_share}, wanted more than 0 and less than 1"
+    if s.mean_span < 1:
+        yield f"mean_span is {s.mean_span}, wanted at least 1"
+    for name in ("lr", "adam_eps", "minutes", "clip", "threads", "state_length", "target_len"):
         value = getattr(s, name)
         if value is not None and not value > 0:
             yield f"{name} is {value}, wanted more than 0"

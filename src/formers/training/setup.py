@@ -17,6 +17,7 @@ from formers.training.checkpoints import Checkpoint
 from formers.training.distributed import Team
 from formers.training.job import Job
 from formers.training.objective import Objective, accepts, is_float64, parameter_count
+from formers.training.objectives import make_objective
 from formers.training.optimizer import (
     decay_names,
     like,
@@ -107,7 +108,7 @@ def assemble(job: Job, team: Team, numerics: Numerics) -> Parts:
     is_sharded = team.world > 1 and settings.parallel == "fsdp"
     unsharded = copy.deepcopy(model).cpu() if is_sharded and team.first else None
     decaying = decay_names(model)
-    objective = Objective(model, precision=numerics.precision)
+    objective = make_objective(model, settings.objective, precision=numerics.precision)
     wrapped = team.wrap(objective, compiled=numerics.compile)
     num_lanes = team.world * settings.accumulate
     states = CarriedStates()

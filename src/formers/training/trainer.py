@@ -23,7 +23,7 @@ from formers.training.loop import lane_loss, run_steps
 from formers.training.precision import choose_device, deterministic, freed_memory_kept, give_back_freed_memory
 from formers.training.progress import ProgressLine
 from formers.training.records import CHECKPOINTS, MODEL, RunFolder
-from formers.training.settings import TrainSettings
+from formers.training.settings import LATER, TrainSettings
 from formers.training.setup import assemble, choose_numerics, find_checkpoint, restore, snapshot, trained_model
 from formers.training.signals import StopRequest, stop_requests
 
@@ -181,7 +181,8 @@ class Trainer:
         so_far = {"tokens": self.tokens, "seconds": round(self.clock.seconds, 3)}
         self.record("train", **so_far, **measured, tokens_per_second=round(tokens / took, 1))
         if step == 1 and self.job.fresh and self.job.vocab_size:
-            self.warn(sentinels.first_loss(measured["loss"], self.job.vocab_size))
+            more = self.parts.objective.second_loss
+            self.warn(sentinels.first_loss(measured["loss"], self.job.vocab_size, more))
         self.warn(self.watch.verdict(step))
         self.say(self.estimate.look(step, took))
         if step == (self.resumed_from or 0) + 1:
@@ -236,6 +237,8 @@ class Trainer:
             team=self.team,
         )
         so_far = {"tokens": self.tokens, "seconds": round(self.clock.read(), 3), "split": split}
+        if settings.objective not in LATER["objective"]:
+            so_far["objective"] = settings.objective
         baselines = {"baselines": dict(self.job.baselines)} if self.job.baselines else {}
         self.record("eval", **so_far, **found.row(), **baselines)
 
@@ -342,7 +345,7 @@ class Trainer:
         state = self._evaluation_states(view).before(0, micro.fresh)
         with evaluating(self.parts.wrapped):
             sentinels.check_evaluation(
-                self.parts.wrapped, lambda: self.parts.wrapped(*micro.arguments(), state, scores=True)[0]
+                self.parts.wrapped, lambda: self.parts.wrapped(*micro.arguments(), state, scores=True, **micro.given)[0]
             )
 
     def _first_not_finite(self, step: int, batch: Any) -> str | None:

@@ -1,0 +1,33 @@
+"""Recipes of BERT, by size: masked tokens. With ``--model.head pretraining`` also whether the second segment follows."""
+
+from __future__ import annotations
+
+from formers.models import registry
+from formers.recipes.recipe import DataSettings, Recipe
+from formers.training.settings import TrainSettings
+
+_NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+"""Runs of less than one pass over the text cannot learn it by heart."""
+
+
+def nano() -> Recipe:
+    """0.2 million parameters: half a minute, to see that all of it works."""
+    return Recipe(
+        name="bert.nano",
+        model=registry.configure("bert", "nano", vocab_size=1024, **_NO_DROPOUT),
+        data=DataSettings(tokenizer="wordpiece", vocab_size=1024),
+        train=TrainSettings(steps=300, batch_size=16, seq_len=128, lr=3e-3, eval_every=100, checkpoint_every=100),
+    )
+
+
+def tiny() -> Recipe:
+    """2.7 million parameters: the tokens that gpt2.tiny reads, of which 15% are asked for."""
+    return Recipe(
+        name="bert.tiny",
+        model=registry.configure("bert", "tiny", **_NO_DROPOUT),
+        data=DataSettings(tokenizer="wordpiece", vocab_size=4096),
+        train=TrainSettings(steps=1200, batch_size=8, seq_len=256, lr=2e-3, warmup=40),
+    )
+
+
+RECIPES = (nano, tiny)
