@@ -31,6 +31,7 @@ from tests.training import small
 
 SIZES: dict[str, Any] = {"d_model": 24, "num_layers": 2, "num_heads": 2, "d_ff": 31, "dropout": 0.0}
 TEXT = {**SIZES, "max_length": 64, "attention_dropout": 0.0}
+ENCODERS = ["bert", "albert", "distilbert", "deberta", "deberta_v2"]
 ROWS: dict[str, Any] = {"batch_size": small.BATCH, "seq_len": 40}
 
 
@@ -150,7 +151,7 @@ def discriminator_loss(model: ReplacedToken, rows: Any) -> torch.Tensor:
     return F.cross_entropy(model(read, positions=positions).logits.flatten(0, 1), labels.flatten())
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "distilbert"])
+@pytest.mark.parametrize("name", ENCODERS)
 def test_the_discriminators_loss_moves_its_delta_and_nothing_of_the_generator(name: str):
     changes: Any = detector(name)
     loss = discriminator_loss(changes, micro(masked_view()))
@@ -236,7 +237,7 @@ def test_generators_that_do_not_fit_are_refused():
     assert ReplacedToken(encoder(d_model=12), encoder(head="token"), sharing="none")
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "distilbert"])
+@pytest.mark.parametrize("name", ENCODERS)
 def test_a_generator_has_half_the_layers(name: str):
     model = ReplacedToken.of(formers.build(name, **{**TEXT, "num_layers": 4}).config)
     assert (model.generator.config.num_layers, model.discriminator.config.num_layers) == (2, 4)
@@ -256,6 +257,7 @@ def test_a_generator_has_half_the_layers(name: str):
         ("albert", {"head": "pretraining"}, "auto", "sentence_order"),
         ("bert", {"head": "pretraining"}, "sentence_order", "sentence_order"),
         ("bert", {"head": "token"}, "replaced_token", "replaced_token"),
+        ("deberta", {}, "auto", "masked_token"),
         ("t5", {}, "auto", "span_corruption"),
         ("t5", {}, "source_to_target", "source_to_target"),
     ],

@@ -12,7 +12,10 @@ from formers.errors import TargetError, suggest
 from formers.hub.targets import read_recipe
 from formers.recipes.recipe import Recipe
 
-_HOMES = ("gpt2", "llama", "bert", "albert", "distilbert", "t5", "transformer_xl", "memorizing", "grafted")
+_HOMES = (
+    *("gpt2", "llama", "bert", "albert", "distilbert", "deberta", "deberta_v2", "t5"),
+    *("transformer_xl", "memorizing", "grafted"),
+)
 """Modules of this package, each with a tuple RECIPES of functions."""
 
 

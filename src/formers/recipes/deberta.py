@@ -1,0 +1,35 @@
+"""Recipes of DeBERTa, by size: masked tokens, one to three words in a row."""
+
+from __future__ import annotations
+
+from formers.models import registry
+from formers.recipes.recipe import DataSettings, Recipe
+from formers.training.settings import TrainSettings
+
+_NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+"""Runs of less than one pass over the text cannot learn it by heart."""
+
+
+def nano() -> Recipe:
+    """0.2 million parameters: half a minute, to see that all of it works."""
+    return Recipe(
+        name="deberta.nano",
+        model=registry.configure("deberta", "nano", vocab_size=1024, **_NO_DROPOUT),
+        data=DataSettings(tokenizer="wordpiece", vocab_size=1024),
+        train=TrainSettings(
+            masking="ngrams", steps=300, batch_size=16, seq_len=128, lr=3e-3, eval_every=100, checkpoint_every=100
+        ),
+    )
+
+
+def tiny() -> Recipe:
+    """The budget of bert.tiny, to compare with it."""
+    return Recipe(
+        name="deberta.tiny",
+        model=registry.configure("deberta", "tiny", **_NO_DROPOUT),
+        data=DataSettings(tokenizer="wordpiece", vocab_size=4096),
+        train=TrainSettings(masking="ngrams", steps=1200, batch_size=8, seq_len=256, lr=2e-3, warmup=40),
+    )
+
+
+RECIPES = (nano, tiny)
