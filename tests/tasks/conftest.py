@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,41 +39,52 @@ def words(count: int, longest: int, *, shortest: int = 1, seed: int = 0) -> list
     return [" ".join(draw.choices(TEXT.split(), k=draw.randint(shortest, longest))) for _ in range(count)]
 
 
+@cache
+def tokenizer_of(kind: str) -> Tokenizer:
+    if kind == "wordpiece":
+        return train_tokenizer("wordpiece", TEXT, 149, lower=False)
+    return train_tokenizer(kind, TEXT, {"unigram": 101, "bpe": 307}[kind])
+
+
 @pytest.fixture(scope="session")
 def wordpiece() -> Tokenizer:
-    return train_tokenizer("wordpiece", TEXT, 149, lower=False)
+    return tokenizer_of("wordpiece")
 
 
 @pytest.fixture(scope="session")
 def unigram() -> Tokenizer:
-    return train_tokenizer("unigram", TEXT, 101)
+    return tokenizer_of("unigram")
 
 
 @pytest.fixture(scope="session")
 def bpe() -> Tokenizer:
-    return train_tokenizer("bpe", TEXT, 307)
+    return tokenizer_of("bpe")
 
 
 Make = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory, wordpiece: Tokenizer, unigram: Tokenizer, bpe: Tokenizer) -> Make:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    return model_folders(tmp_path_factory.mktemp("models"))
+
+
+def model_folders(root: Path) -> Make:
     """`folder(name)`: of a BERT with the head `name`, of a "t5" with a Unigram vocabulary, of a "gpt2"."""
-    root = tmp_path_factory.mktemp("models")
 
     def make(name: str) -> Path:
         if not (root / name).is_dir():
-            model, tokenizer = build(name, wordpiece, unigram, bpe)
+            model, tokenizer = build(name)
             formers.save(model, root / name, tokenizer=tokenizer)
         return root / name
 
     return make
 
 
-def build(name: str, wordpiece: Tokenizer, unigram: Tokenizer, bpe: Tokenizer) -> tuple[Any, Tokenizer]:
+def build(name: str) -> tuple[Any, Tokenizer]:
     """A model in float32 and its tokenizer."""
     if name == "t5":
+        unigram = tokenizer_of("unigram")
         pad, end = unigram.special_tokens["<pad>"], unigram.role("end")
         model = formers.build(
             "t5", **T5, vocab_size=101, tie=False, scale_head=False, start_token=pad, end_token=end, seed=2
@@ -82,8 +94,9 @@ def build(name: str, wordpiece: Tokenizer, unigram: Tokenizer, bpe: Tokenizer) -
         return model, unigram
     if name == "gpt2":
         sizes = {key: SIZES[key] for key in ("d_model", "num_layers", "num_heads", "max_length")}
-        return formers.build("gpt2", **sizes, vocab_size=307, init_std=0.5, seed=3), bpe
-    return formers.build("bert", **SIZES, vocab_size=149, head=name, **HEADS[name], seed=1), wordpiece
+        return formers.build("gpt2", **sizes, vocab_size=307, init_std=0.5, seed=3), tokenizer_of("bpe")
+    model = formers.build("bert", **SIZES, vocab_size=149, head=name, **HEADS[name], seed=1)
+    return model, tokenizer_of("wordpiece")
 
 
 @pytest.fixture(scope="session")

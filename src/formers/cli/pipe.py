@@ -88,7 +88,7 @@ def _without_task(arguments: Sequence[str]) -> None:
 
 def _options_of(task: Task) -> type[Options]:
     """The options of the verb, and those of the task without a prefix."""
-    own = Annotated[task.options, tyro.conf.arg(name="")]
+    own = Annotated[task.options, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff]
     return dataclasses.make_dataclass(
         "Options", [("task", own, field(default_factory=task.options))], bases=(Options,), frozen=True
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from formers.tasks.base import Item, Pipeline
 from formers.tasks.options import LabelOptions
 from formers.tasks.results import Label
-from formers.tasks.rows import Rows, each_row, probabilities, warn_of_cuts
+from formers.tasks.rows import Rows, each_row, outputs, probabilities, warn_of_cuts
 from formers.text import encode_texts
 
 PROBLEMS = {
@@ -54,7 +54,7 @@ class TextClassification(Pipeline[LabelOptions, list[Label]]):
 
     def logits(self, rows: Rows) -> Tensor:
         """[batch, labels]."""
-        return self.model(rows.input_ids, **rows.given).logits
+        return outputs(self.model, rows).logits
 
     def _scores(self, logits: Tensor, options: LabelOptions) -> Tensor:
         scoring = options.scoring
@@ -79,5 +79,5 @@ class PairClassification(TextClassification):
         return super().labels if trained else FOLLOWS
 
     def logits(self, rows: Rows) -> Tensor:
-        out = self.model(rows.input_ids, **rows.given)
+        out = outputs(self.model, rows)
         return out.logits if out.pair is None else out.pair

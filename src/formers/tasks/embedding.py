@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from formers.errors import ConfigError, DataError, TargetError
-from formers.parts.encoder import Encoder
-from formers.parts.positions import Positions
+from formers.generation.readers import takes_source
 from formers.parts.sources import Source
 from formers.tasks.base import Given, Item, Pipeline
 from formers.tasks.options import EmbeddingOptions
@@ -28,7 +27,7 @@ class SentenceEmbedding(Pipeline[EmbeddingOptions, Tensor]):
 
     def check_model(self) -> None:
         super().check_model()
-        if not (isinstance(self.model, Encoder) or "source" in self.model.inputs):
+        if getattr(self.model, "causal", True) and not takes_source(self.model):
             raise TargetError(
                 f"{type(self.model).__name__} reads a text from the left only",
                 "an encoder (BERT, ALBERT, DistilBERT, ..), or an encoder-decoder",
@@ -63,10 +62,9 @@ class SentenceEmbedding(Pipeline[EmbeddingOptions, Tensor]):
         return each_row(self.model, encodings, self.batch_size, read)
 
     def _hidden(self, rows: Rows) -> Tensor:
-        if isinstance(self.model, Encoder):
-            return self.model.body(rows.input_ids, **rows.given)[0]
-        positions: Positions | None = rows.given.get("positions")
-        return self.model.encode(Source(rows.input_ids, positions)).hidden
+        if takes_source(self.model):
+            return self.model.encode(Source(rows.input_ids, rows.given.get("positions"))).hidden
+        return self.model.body(rows.input_ids, **rows.given)[0]
 
     @property
     def _stored_length(self) -> int | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from formers.tasks.base import Item, Pipeline
 from formers.tasks.entities import OUTSIDE, begins, split_tag
 from formers.tasks.options import Aggregation, EntityOptions
 from formers.tasks.results import Entity
-from formers.tasks.rows import Rows, each_row, probabilities
+from formers.tasks.rows import Rows, each_row, outputs, probabilities
 from formers.text import Encodings, Tokenizer, WordPieceTokenizer, encode_texts
 
 
@@ -44,7 +43,7 @@ class Entities(Pipeline[EntityOptions, list[Entity]]):
         encodings = encode_texts(self.tokenizer, [item.text for item in items], offsets=True, **windows)
 
         def read(rows: Rows) -> list[np.ndarray]:
-            shares = probabilities(self.model(rows.input_ids, **rows.given).logits).numpy()
+            shares = probabilities(outputs(self.model, rows).logits).numpy()
             return [row[:length] for row, length in zip(shares, rows.lengths, strict=True)]
 
         shares = each_row(self.model, encodings, self.batch_size, read)
@@ -99,22 +98,25 @@ def joined(
 
 
 def words(tokenizer: Tokenizer, text: str, tokens: Sequence[Tagged], ids: Sequence[int]) -> list[list[Tagged]]:
-    """The tokens word by word. WordPiece says which of its pieces go on with a word; for other tokenizers a token does that
-    begins with a letter or digit right behind another."""
-    going_on = [
-        at > 0 and goes_on(tokenizer, text, token.start, i)
-        for at, (token, i) in enumerate(zip(tokens, ids, strict=True))
-    ]
-    numbers = np.cumsum([not same for same in going_on]).tolist()
-    pairs = groupby(zip(numbers, tokens, strict=True), key=lambda pair: pair[0])
-    return [[token for _, token in group] for _, group in pairs]
+    """The tokens word by word."""
+    found: list[list[Tagged]] = []
+    for token, token_id in zip(tokens, ids, strict=True):
+        if found and goes_on(tokenizer, text, found[-1][-1].end, token.start, token_id):
+            found[-1].append(token)
+        else:
+            found.append([token])
+    return found
 
 
-def goes_on(tokenizer: Tokenizer, text: str, start: int, token_id: int) -> bool:
-    """Whether a token that is not the first goes on with the word of the one before it."""
+def goes_on(tokenizer: Tokenizer, text: str, end: int, start: int, token_id: int) -> bool:
+    """Whether a token that starts at `start` goes on with the word of the one before it, which ends at `end`.
+
+    WordPiece says so itself. In other vocabularies a token does that shares a character with the one before, or that begins
+    with a letter or digit right behind another.
+    """
     if isinstance(tokenizer, WordPieceTokenizer):
         return tokenizer.names.get(token_id, "").startswith(tokenizer.inside)
-    return 0 < start < len(text) and text[start - 1].isalnum() and text[start].isalnum()
+    return start < end or (start == end < len(text) and text[end - 1].isalnum() and text[start].isalnum())
 
 
 def of_word(tokens: Sequence[Tagged], how: Aggregation) -> Tagged:

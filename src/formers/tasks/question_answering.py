@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from formers.errors import DataError
+from formers.errors import ConfigError, DataError
 from formers.tasks.base import Given, Item, Pipeline
 from formers.tasks.options import AnswerOptions
 from formers.tasks.results import Answer
-from formers.tasks.rows import Rows, each_row
+from formers.tasks.rows import Rows, each_row, outputs
 from formers.text import Encodings, encode_texts
 
 WINDOW, OVERLAP = 384, 128
@@ -56,9 +56,15 @@ class QuestionAnswering(Pipeline[AnswerOptions, list[Answer]]):
 
     def answer(self, items: Sequence[Item], options: AnswerOptions) -> list[list[Answer]]:
         encodings = self._encode(items, options)
+        if options.no_answer and (encodings.which[:, 0] >= 0).any():
+            raise ConfigError(
+                "no_answer, and texts that begin without a special token",
+                "a tokenizer that begins texts with one ([CLS]), by which the model says that there is no answer",
+                "leave no_answer out",
+            )
 
         def read(rows: Rows) -> list[np.ndarray]:
-            logits = self.model(rows.input_ids, **rows.given).logits
+            logits = outputs(self.model, rows).logits
             fine = logits.to(torch.promote_types(logits.dtype, torch.float32)).cpu().numpy()
             return [row[:length] for row, length in zip(fine, rows.lengths, strict=True)]
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from formers.generation.readers import device_of, evaluating
-from formers.parts.model import Model
+from formers.generation.readers import device_of, evaluating, takes_source
+from formers.parts.model import Model, Output
 from formers.parts.positions import Positions
+from formers.parts.sources import Source
 from formers.tasks.base import Item
 from formers.text import Encodings, Tokenizer
 
@@ -56,6 +57,16 @@ class Rows:
         return self.present.sum(1).tolist()
 
 
+def outputs(model: Model, rows: Rows) -> Output:
+    """What a model says of the texts of its rows. The decoder of an encoder-decoder reads the text that is its source once
+    more, behind its start token, as T5's heads that label were trained."""
+    if not takes_source(model):
+        return model(rows.input_ids, **rows.given)
+    starts = torch.full_like(rows.input_ids[:, :1], model.config.start_token)
+    source = Source(rows.input_ids, rows.given.get("positions"))
+    return model(torch.cat([starts, rows.input_ids[:, :-1]], 1), source=source, **rows.given)
+
+
 def each_row(model: Model, encodings: Encodings, batch_size: int, read: Callable[[Rows], Sequence[T]]) -> list[T]:
     """What `read` gives for every row, a value a row, in the order of the rows.
 
@@ -87,4 +98,4 @@ def warn_of_cuts(tokenizer: Tokenizer, items: Sequence[Item], encodings: Encodin
             cut += sum(map(len, whole)) + special > length
     if cut:
         these = f"{cut} of {len(items)} texts are" if len(items) > 1 else "the text is"
-        warnings.warn(f"{these} longer than the {limit} tokens that are read; the rest was left out", stacklevel=4)
+        warnings.warn(f"{these} longer than the {limit} tokens that are read; the rest was left out", stacklevel=2)

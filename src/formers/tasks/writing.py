@@ -28,9 +28,9 @@ class Writing(Pipeline[WritingOptions, list[Found]]):
 
     def check_model(self) -> None:
         super().check_model()
-        if not takes_source(self.model):
+        if not takes_source(self.model) or not _writes(self.model):
             raise TargetError(
-                f"{type(self.model).__name__} is no encoder-decoder",
+                f"this {type(self.model).__name__} is no encoder-decoder that writes",
                 f"a model that reads a source and writes, such as T5, for {self.name}",
                 "text-generation goes on with a text" if _writes(self.model) else "",
             )
@@ -62,7 +62,7 @@ class Writing(Pipeline[WritingOptions, list[Found]]):
         if not cut or limit is None:
             return ids
         these = f"{len(cut)} of {len(ids)} texts are" if len(ids) > 1 else "the text is"
-        warnings.warn(f"{these} longer than the {limit} tokens that are read; the rest was left out", stacklevel=4)
+        warnings.warn(f"{these} longer than the {limit} tokens that are read; the rest was left out", stacklevel=2)
         tail = [] if end is None else [end]
         return [row if len(row) <= limit else [*row[: limit - len(tail)], *tail] for row in ids]
 
@@ -88,7 +88,7 @@ class TextGeneration(Pipeline[GenerationOptions, list[Completion]]):
         if not _writes(self.model):
             head = getattr(self.model.config, "head", None)
             raise TargetError(
-                f"this {type(self.model).__name__} reads texts from both sides and writes none",
+                f"this {type(self.model).__name__} writes no text",
                 "a decoder (GPT-2, Llama, ..) or an encoder-decoder (T5)",
                 f"its head {head!r} is for other tasks" if head else "",
             )
@@ -120,5 +120,5 @@ def _sampling(options: GenerationOptions) -> GenerateSettings:
 
 
 def _writes(model: nn.Module) -> bool:
-    """Whether a model gives logits of the next token: all but encoders do, which read both ways."""
-    return getattr(type(model), "causal", True)
+    """Whether a model gives logits of the next token: those do that have no other head, and read from the left."""
+    return getattr(model, "causal", True) and getattr(getattr(model, "config", None), "head", None) is None
