@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from formers.errors import DataError
-from formers.generation import generate_text, stream_text
+from formers.generation import beam_search, generate_text, search_text, stream_text
 from formers.generation.stops import RowText, first_stop
+from formers.text import train_tokenizer
 from formers.text.byte import ByteTokenizer
+from tests.generation.conftest import small
 
 TOKENIZER = ByteTokenizer()
 
@@ -101,3 +103,49 @@ def test_the_text_of_a_row_is_the_text_up_to_its_stop(text, stops):
     )
     assert "".join(released) == text[:cut]
     assert row.stopped == (cut is not None)
+
+
+class RecitesIds(Reciter):
+    """The same with ids, which follow a prompt of `length` ids."""
+
+    def __init__(self, ids: list[int], length: int, vocab_size: int) -> None:
+        nn.Module.__init__(self)
+        self.said, self.config = [0] * (length - 1) + ids, SimpleNamespace(vocab_size=vocab_size)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(input_ids)[..., : self.config.vocab_size]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_word_that_follows_a_prompt_keeps_its_space(kind: str):
+    """Tokens that begin words begin with a space, and `decode` drops the first one: here the prompt stands before it."""
+    text = "the river flows to the sea, and the sea is far"
+    tokenizer = train_tokenizer(kind, text, {"wordpiece": 40, "unigram": 22}[kind])
+    prompt, rest = tokenizer.encode("the river"), tokenizer.encode("flows to the sea")
+    model = RecitesIds(rest, len(prompt), tokenizer.vocab_size)
+    settings = {"max_new_tokens": len(rest)}
+    (done,) = generate_text(model, tokenizer, "the river", temperature=0.0, **settings)
+    assert done.text == " flows to the sea"
+    (cut,) = generate_text(model, tokenizer, "the river", temperature=0.0, stop_strings=(" to",), **settings)
+    assert (cut.text, cut.ended) == (" flows", "stop_string")
+    (first,) = generate_text(model, tokenizer, "the river", temperature=0.0, stop_strings=(" flows",), **settings)
+    assert (first.text, first.ended) == ("", "stop_string")
+    (best,) = search_text(model, tokenizer, "the river", num_beams=2, **settings)
+    assert best[0].text == " flows to the sea"
+
+
+def test_a_search_gives_the_text_of_what_beam_search_finds():
+    model = small("gpt2")
+    tokenizer = train_tokenizer("char", ["abcdefgh ijkl."] * 3, 15)
+    prompts, settings = ["abc", "de f"], {"num_beams": 3, "num_return": 2, "max_new_tokens": 7, "length_penalty": 0.3}
+    found = search_text(model, tokenizer, prompts, **settings)
+    stop = tokenizer.end_of_text
+    ids = [tokenizer.encode(prompt) for prompt in prompts]
+    wanted = beam_search(model, ids, stop_tokens=stop, vocab_size=tokenizer.vocab_size, **settings)
+    for prompt, ours, theirs in zip(prompts, found, wanted, strict=True):
+        assert [(f.prompt, f.ids, f.score, f.log_prob) for f in ours] == [
+            (prompt, h.ids, h.score, h.log_prob) for h in theirs
+        ]
+        assert [f.text for f in ours] == [tokenizer.decode(h.ids) for h in theirs]  # an end is no text
+    alone = search_text(model, tokenizer, "abc", stop_tokens=stop, **settings)
+    assert alone[0][0].text == found[0][0].text
