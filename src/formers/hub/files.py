@@ -94,7 +94,7 @@ class Tensors(Mapping[str, Tensor]):
     ) -> None:
         self.dtype, self.device = dtype, device
         self._homes: dict[str, Path] = {}
-        for path in _weight_files(folder):
+        for path in weight_files(folder):
             with _opened(path) as file:
                 for name in file.keys():  # noqa: SIM118 - the file is no mapping
                     if name in self._homes:
@@ -174,7 +174,7 @@ def main_dtype(tensors: Mapping[str, Tensor]) -> str:
     return counts.most_common(1)[0][0] if counts else "float32"
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors of a folder. Raises WeightsError where there are none, or shards are missing."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]

@@ -28,6 +28,7 @@ from formers.hub.files import (
     write_tensors,
 )
 from formers.hub.folders import OURS, tied
+from formers.hub.marks import is_made_card
 from formers.models import registry
 from formers.text import Tokenizer
 
@@ -166,7 +167,7 @@ def _check_replaceable(folder: Path) -> None:
     """Writing a folder swaps it as a whole, so a folder with anything but a model in it is left alone."""
     if not folder.is_dir():
         return
-    others = [path.name for path in sorted(folder.iterdir()) if not FILES.fullmatch(path.name)]
+    others = [path.name for path in sorted(folder.iterdir()) if not (FILES.fullmatch(path.name) or is_made_card(path))]
     if others:
         raise RunError(
             f"{folder} holds files that are no model's: {', '.join(others[:5])}{' ..' * (len(others) > 5)}",

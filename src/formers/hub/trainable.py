@@ -57,7 +57,7 @@ class Answer(ModelOutput):
 
 def wrap(model: nn.Module) -> Wrapped:
     """See `formers.hub.as_transformers`."""
-    settings = dict.fromkeys(TOKEN_IDS) | settings_of(model)
+    settings: dict[str, Any] = {**dict.fromkeys(TOKEN_IDS), **settings_of(model)}
     known = not str(settings["model_type"]).startswith("formers-")
     name = settings["architectures"][0]
     theirs = getattr(transformers, name, None) if known else None
@@ -150,7 +150,9 @@ class Wrapped(transformers.PreTrainedModel):
     def _seq2seq(self, input_ids: Tensor, given: Mapping[str, Any]) -> Any:
         source = Source(input_ids, positions_of(given.get("attention_mask")))
         ids, positions = given.get("decoder_input_ids"), positions_of(given.get("decoder_attention_mask"))
-        if ids is None and self.model.config.head is not None:  # a head that labels what it reads, read twice
+        if (
+            ids is None and getattr(self.model.config, "head", None) is not None
+        ):  # a head that labels what it reads, read twice
             ids, positions = self._shifted(input_ids), source.positions
         if ids is None:
             if "labels" not in given:
