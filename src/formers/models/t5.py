@@ -8,41 +8,56 @@ scaled, and one table b serves all layers of a stack (section 2.1).
     1.0   ReLU; logits = d_model^-1/2 norm(x) tokens^T
     1.1   gated GELU; a head of its own, not scaled
 
+`head` in the config says what stands on top, each the class of transformers that its folders name:
+
+    None      T5ForConditionalGeneration: the next token                                [batch, seq, vocab]
+    none      T5Model: what the decoder makes of the source                             [batch, seq, d_model]
+    sequence  T5ForSequenceClassification: of the decoder's last token, which has read the text once more  [batch, num_labels]
+    span      T5ForQuestionAnswering: of the decoder's tokens                           [batch, seq, 2]
+    encoder   T5EncoderModel: the encoder alone; it takes a text, not a source          [batch, seq, d_model]
+    token     T5ForTokenClassification: of the encoder's tokens                         [batch, seq, num_labels]
+
+For `sequence` and `span` the decoder reads ``shifted(ids)`` of the same text that is its source.
+
 Departures
 - Query, key and value are one linear map, and so are key and value of the source; checkpoints hold three. The weight table
   joins them.
 - The edges of distance buckets are counted on integers, once: no rounding of a logarithm moves them.
 - Documents packed into one row do not see each other; where the source carries documents too, each target sees its own.
 - Hidden states are not clamped in float16, as Hugging Face's are; bfloat16 needs no such thing.
-- A head of its own begins at N(0, 1/d_model), as in the authors' code; Hugging Face draws it from N(0, 1).
+- A map to the next token of its own begins at N(0, 1/d_model), as in the authors' code; Hugging Face draws it from N(0, 1).
+  Heads that label begin at a tenth of that width, so that the first loss is that of a guess.
 - The relative bias that the authors' code has for attention to the source is left out, as Hugging Face does: it is 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from formers.axes import Hidden, Ids
-from formers.config import Foreign, below_one, require
+from formers.config import below_one, head_problems, require
 from formers.errors import ConfigError, StateError
-from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score
+from formers.models.t5_names import ENCODERS, FOREIGN, activations, weights
+from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward, GatedFeedForward
-from formers.parts.heads import LanguageHead
+from formers.parts.heads import LanguageHead, TokenHead
 from formers.parts.masks import Causal, Everything, SameDocument
-from formers.parts.model import Model
+from formers.parts.model import Model, Output
 from formers.parts.norms import RMSNorm
 from formers.parts.positions import Positions
 from formers.parts.sources import CrossAttention, CrossProject, Encoded, Source
-from formers.parts.states import Tree
+from formers.parts.states import StagedState, Tree
 from formers.parts.terms import T5Bias
 from formers.parts.trunk import PreNorm
-from formers.weights import Fuse, Ignore, Rename, Rule, Table, Tie
+
+__all__ = ["CONFIG", "FOREIGN", "MODEL", "PRESETS", "T5", "T5Config", "activations", "shifted", "weights"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,10 @@ class T5Config:
     start_token: int = 0
     """What the decoder begins with: the id of padding."""
     end_token: int = 1
+    head: str | None = None
+    num_labels: int = 2
+    labels: tuple[str, ...] = ()
+    classifier_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_head", "d_ff")
@@ -85,11 +104,17 @@ class T5Config:
             problems.append(f"max_distance {self.max_distance} lies within the {self.num_buckets // 2} exact buckets")
         if self.activation not in ACTIVATIONS:
             problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
-        require("T5Config", problems)
+        named = [] if self.head is None else head_problems(self, [head for head in HEADS if head is not None])
+        require("T5Config", problems + named)
 
     @property
     def decoder_layers(self) -> int:
         return self.num_layers if self.num_decoder_layers is None else self.num_decoder_layers
+
+    @property
+    def init_std(self) -> float:
+        """Of the first weights of a head that labels: its logits begin near 0, and the loss at that of a guess."""
+        return 0.1 * self.init_factor * self.d_model**-0.5
 
 
 _LARGE = {"d_model": 1024, "num_layers": 24}
@@ -113,32 +138,53 @@ PRESETS: dict[str, dict] = {
 
 
 class T5(Model):
-    """T5 with a head for the next token. `seed` draws the initial weights.
+    """T5 with the head that its config names. `seed` draws the initial weights.
 
         model(ids, source=source)                       # everything anew, with gradients
         state = model.init_state(batch, max_length, source=source)
         model(ids, state=state)                         # the source was read once
 
-    `source` is ids [batch, source] or a `Source` with positions; `ids` begin with `config.start_token`.
+    `source` is ids [batch, source] or a `Source` with positions; `ids` begin with `config.start_token`. With a head on the
+    encoder alone there is no decoder: ``model(ids)``.
     """
 
     inputs = frozenset({"positions", "state", "source"})
+    causal = True
 
     def __init__(self, config: T5Config, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = stack(config, config.num_layers, decoder=False)
-        self.trunk = stack(config, config.decoder_layers, decoder=True)
-        scale = config.d_model**-0.5 if config.scale_head else 1.0
-        self.head = LanguageHead(config.d_model, config.vocab_size, scale=scale)
-        if config.tie:
+        if config.head not in ENCODERS:
+            self.trunk = stack(config, config.decoder_layers, decoder=True)
+        self.head = HEADS[config.head](config)
+        if isinstance(self.head, LanguageHead) and config.tie:
             self.head.tie(self.tokens)
+        self._tell_what_it_takes()
         self.initialise(torch.Generator().manual_seed(seed))
+
+    def _tell_what_it_takes(self) -> None:
+        if self.config.head in ENCODERS:
+            self.inputs, self.causal = frozenset({"positions"}), False  # type: ignore[misc]
+        if self.config.head == "sequence":
+            self.inputs, self.causal = frozenset({"positions", "source"}), False  # type: ignore[misc]
+            self.law_exceptions = {
+                "documents stay apart": "its head reads a row by its last token, so a row is one text"
+            }
+        if isinstance(self.head, nn.Identity):
+            self.law_exceptions = {"first loss near ln V": "it is a body without a head, and gives no logits"}
+
+    def answer(self, hidden: Hidden, positions: Positions | None, staged: StagedState | None) -> Output:
+        if isinstance(self.head, LastTokenHead):
+            return Output(self.head(hidden, positions))
+        return Output(self.head(hidden), staged)
 
     def run(
         self, input_ids: Ids, positions: Positions, state: Tree | None, source: Any = None
     ) -> tuple[Hidden, Tree | None]:
+        if self.config.head in ENCODERS:
+            return self.encode(Source(input_ids, positions)).hidden, None
         if (source is None) == (state is None):
             raise ConfigError(
                 "a decoder was given " + ("neither a source nor a state" if source is None else "a source and a state"),
@@ -189,8 +235,10 @@ class T5(Model):
             nn.init.normal_(weight, 0.0, c.init_factor * std, generator=generator)
 
         draw(self.tokens.weight, 1.0)
-        if not c.tie:
-            draw(self.head.linear.weight, c.d_model**-0.5)  # type: ignore[union-attr]
+        if not isinstance(self.head, LanguageHead):
+            initialise_normal(self.head, c.init_std, generator)
+        elif not c.tie:
+            draw(self.head.linear.weight, c.d_model**-0.5)
         for module in self.modules():
             if isinstance(module, Project | CrossProject):
                 draw(module.linear.weight, c.d_model**-0.5)
@@ -206,6 +254,50 @@ class T5(Model):
                 draw(module.contract.weight, c.d_ff**-0.5)
             if isinstance(module, GatedFeedForward):
                 draw(module.gate.weight, c.d_model**-0.5)
+
+
+class LastTokenHead(nn.Module):
+    """Logits [batch, labels] of each row: linear(drop(tanh(dense(drop(last token)))))."""
+
+    def __init__(self, d_model: int, num_labels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dense, self.linear, self.dropout = nn.Linear(d_model, d_model), nn.Linear(d_model, num_labels), dropout
+
+    def forward(self, hidden: Hidden, positions: Positions | None = None) -> Float[Tensor, "batch labels"]:
+        x = F.dropout(last_token(hidden, positions), self.dropout, self.training)
+        return self.linear(F.dropout(torch.tanh(self.dense(x)), self.dropout, self.training))
+
+
+def last_token(hidden: Hidden, positions: Positions | None) -> Float[Tensor, "batch d_model"]:
+    """The hidden state of each row's last token, which padding on the right moves."""
+    if positions is None or positions.start is not None:
+        return hidden[:, -1]
+    if positions.document is not None:
+        raise ConfigError(
+            "documents packed into rows, for a head that reads each row by its last token", "a text a row"
+        )
+    at = positions.index.argmax(-1).expand(hidden.shape[0])
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), at]
+
+
+def next_token(config: T5Config) -> LanguageHead:
+    scale = config.d_model**-0.5 if config.scale_head else 1.0
+    return LanguageHead(config.d_model, config.vocab_size, scale=scale)
+
+
+HEADS: dict[str | None, Callable[[T5Config], nn.Module]] = {
+    None: next_token,
+    "none": lambda c: nn.Identity(),
+    "sequence": lambda c: LastTokenHead(c.d_model, c.num_labels, dropout=c.classifier_dropout),
+    "span": lambda c: TokenHead(c.d_model, 2),
+    "encoder": lambda c: nn.Identity(),
+    "token": lambda c: TokenHead(c.d_model, c.num_labels, dropout=c.classifier_dropout),
+}
+
+
+def shifted(ids: Ids, start_token: int) -> Ids:
+    """What the decoder reads where it is to say `ids`: `start_token`, then all but their last."""
+    return torch.cat([torch.full_like(ids[:, :1], start_token), ids[:, :-1]], 1)
 
 
 def stack(config: T5Config, num_layers: int, *, decoder: bool) -> PreNorm:
@@ -248,149 +340,6 @@ def cross_attention(config: T5Config) -> CrossAttention:
 def feed_forward(config: T5Config) -> nn.Module:
     kind = GatedFeedForward if config.gated else FeedForward
     return kind(config.d_model, config.d_ff, activation_name=config.activation, bias=False, dropout=config.dropout)
-
-
-# --- Hugging Face's ---------------------------------------------------------------------------------------------------
-
-_ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu_tanh", "gelu": "gelu", "silu": "silu", "swish": "silu"}
-"""By their names; ``gated-gelu`` means gelu_new."""
-
-
-class _T5Foreign(Foreign):
-    """Their `feed_forward_proj` is two settings of ours; what ties the head and what scales it, they mix up."""
-
-    def read(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
-        """`scale_decoder_outputs` is newer than the files of 1.1, which say it by `tie_word_embeddings`. Of a file that does
-        not scale, the names of its tensors tell whether it ties (`settle`): newer ones say True in either case."""
-        given = {name: value for name, value in theirs.items() if name not in ("n_positions", "classifier_dropout")}
-        stated = [given.pop(name, None) for name in ("feed_forward_proj", "dense_act_fn", "is_gated_act")]
-        tie, scale = given.pop("tie_word_embeddings", None), given.pop("scale_decoder_outputs", None)
-        ours = super().read(given) | _read_feed_forward(*stated)
-        scale = tie is not False if scale is None else scale
-        return ours | {"tie": tie is not False and scale, "scale_head": scale}
-
-    def settle(self, config: T5Config, names: Collection[str]) -> T5Config:
-        return config if config.scale_head or "lm_head.weight" in names else replace(config, tie=True)
-
-    def write(self, config: T5Config) -> dict[str, Any]:
-        named = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
-        if config.activation not in named:
-            raise ConfigError(f"activation={config.activation!r} has no feed_forward_proj", ", ".join(named))
-        their = named[config.activation]
-        gated_gelu = config.gated and their == "gelu_new"
-        return super().write(config) | {
-            "feed_forward_proj": "gated-gelu" if gated_gelu else f"gated-{their}" if config.gated else their,
-            "num_decoder_layers": config.decoder_layers,
-            "tie_word_embeddings": config.tie,
-            "scale_decoder_outputs": config.scale_head,
-            "pad_token_id": config.start_token,
-        }
-
-
-def _read_feed_forward(proj: str | None, activation: str | None, gated: bool | None) -> dict[str, Any]:
-    """`feed_forward_proj`, and what newer files derive from it beside it."""
-    proj = proj or "relu"
-    kind, _, rest = proj.rpartition("-")
-    name = activation or ("gelu_new" if proj == "gated-gelu" else rest)
-    if kind not in ("", "gated") or name not in _ACTIVATIONS or gated not in (None, kind == "gated"):
-        found = f"feed_forward_proj={proj!r} with dense_act_fn={activation!r} and is_gated_act={gated!r}"
-        raise ConfigError(f"{found} is not implemented", "relu or gated-gelu, or another of " + ", ".join(_ACTIVATIONS))
-    return {"activation": _ACTIVATIONS[name], "gated": kind == "gated"}
-
-
-FOREIGN = _T5Foreign(
-    "t5",
-    class_name="T5ForConditionalGeneration",
-    names={
-        "vocab_size": "vocab_size",
-        "d_model": "d_model",
-        "num_layers": "num_layers",
-        "num_decoder_layers": "num_decoder_layers",
-        "num_heads": "num_heads",
-        "d_kv": "d_head",
-        "d_ff": "d_ff",
-        "relative_attention_num_buckets": "num_buckets",
-        "relative_attention_max_distance": "max_distance",
-        "layer_norm_epsilon": "eps",
-        "dropout_rate": "dropout",
-        "initializer_factor": "init_factor",
-        "decoder_start_token_id": "start_token",
-        "eos_token_id": "end_token",
-    },
-    fixed={"is_encoder_decoder": True, "is_decoder": False},
-    defaults={
-        "num_decoder_layers": None,
-        "relative_attention_num_buckets": 32,
-        "relative_attention_max_distance": 128,
-        "layer_norm_epsilon": 1e-6,
-        "dropout_rate": 0.1,
-        "initializer_factor": 1.0,
-        "decoder_start_token_id": 0,
-        "eos_token_id": 1,
-    },
-)
-
-
-def weights(config: T5Config) -> Table:
-    """Our tensors and those of Hugging Face's T5ForConditionalGeneration."""
-    rules: list[Rule] = [Rename("tokens.weight", "shared.weight")]
-    ties = [Tie("tokens.weight", "tokens.weight", f"{side}.embed_tokens.weight") for side in ("encoder", "decoder")]
-    for our, their, layers in (("encoder", "encoder", config.num_layers), ("trunk", "decoder", config.decoder_layers)):
-        rules += [rule for i in range(layers) for rule in _block(config, our, their, i)]
-        rules.append(Rename(f"{our}.final_norm.weight", f"{their}.final_layer_norm.weight"))
-        table = "attention.score.terms.0.table.weight", "layer.0.SelfAttention.relative_attention_bias.weight"
-        rules.append(Rename(f"{our}.blocks.0.{table[0]}", f"{their}.block.0.{table[1]}"))
-        ties += [
-            Tie(f"{our}.blocks.{i}.{table[0]}", f"{our}.blocks.0.{table[0]}", f"{their}.block.{i}.{table[1]}")
-            for i in range(1, layers)
-        ]
-    if config.tie:
-        ties.append(Tie("head.linear.weight", "tokens.weight", "lm_head.weight"))
-    else:
-        rules.append(Rename("head.linear.weight", "lm_head.weight"))
-    unused = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-    ignored = (Ignore(unused, "distances to a source mean nothing: no code reads this table of the authors' files"),)
-    return Table(tuple(rules), tuple(ties), ignored)
-
-
-def _block(config: T5Config, our: str, their: str, i: int) -> list[Rule]:
-    """One block of the encoder or the decoder."""
-    ours, norms, theirs = f"{our}.blocks.{i}", f"{our}.norms.{i}", f"{their}.block.{i}.layer"
-    width, maps = config.num_heads * config.d_head, f"{theirs}.0.SelfAttention"
-    names = {"attention": 0, "feed_forward": 1} if our == "encoder" else {"attention": 0, "cross": 1, "feed_forward": 2}
-    rules: list[Rule] = [
-        Rename(f"{norms}.{n}.weight", f"{theirs}.{place}.layer_norm.weight") for n, place in names.items()
-    ]
-    three = tuple(f"{maps}.{part}.weight" for part in "qkv")
-    rules.append(Fuse(f"{ours}.attention.project.linear.weight", three, (width,) * 3))
-    rules.append(Rename(f"{ours}.attention.mix.linear.weight", f"{maps}.o.weight"))
-    if "cross" in names:
-        maps = f"{theirs}.1.EncDecAttention"
-        rules.append(Rename(f"{ours}.cross.project.linear.weight", f"{maps}.q.weight"))
-        two = f"{maps}.k.weight", f"{maps}.v.weight"
-        rules.append(Fuse(f"{ours}.cross.project.source.weight", two, (width,) * 2))
-        rules.append(Rename(f"{ours}.cross.mix.linear.weight", f"{maps}.o.weight"))
-    feed = {"gate": "wi_0", "expand": "wi_1", "contract": "wo"} if config.gated else {"expand": "wi", "contract": "wo"}
-    feed_forward = f"{theirs}.{names['feed_forward']}.DenseReluDense"
-    rules += [Rename(f"{ours}.feed_forward.{n}.weight", f"{feed_forward}.{t}.weight") for n, t in feed.items()]
-    return rules
-
-
-def activations(config: T5Config) -> list[tuple[str, str]]:
-    """Modules whose outputs mean the same in ours and in Hugging Face's, in the order they run."""
-    pairs = []
-    for our, their, layers in (("encoder", "encoder", config.num_layers), ("trunk", "decoder", config.decoder_layers)):
-        names = {"attention": "SelfAttention.o", "cross": "EncDecAttention.o", "feed_forward": "DenseReluDense.wo"}
-        if our == "encoder":
-            del names["cross"]
-        for i in range(layers):
-            for place, (name, last) in enumerate(names.items()):
-                map_of = "contract" if name == "feed_forward" else "mix.linear"
-                theirs = f"{their}.block.{i}.layer.{place}"
-                pairs.append((f"{our}.norms.{i}.{name}", f"{theirs}.layer_norm"))
-                pairs.append((f"{our}.blocks.{i}.{name}.{map_of}", f"{theirs}.{last}"))
-        pairs.append((f"{our}.final_norm", f"{their}.final_layer_norm"))
-    return [*pairs, ("head", "lm_head")]
 
 
 CONFIG, MODEL = T5Config, T5
