@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tasks.conftest import TEXT, words
+import formers
+from tests.tasks.conftest import TEXT, tokenizer_of, words
 
 transformers = pytest.importorskip("transformers")
 
@@ -159,3 +160,30 @@ def test_text_generation(folder: Make, pipe: Callable[..., Any]) -> None:
             warnings.simplefilter("ignore")  # of settings that their pipeline sets itself
             (wanted,) = reference(prompt, return_full_text=False)
         assert ours.text == wanted["generated_text"]
+
+
+@pytest.mark.parametrize("head", ["masked_token", "token", "sequence"])
+@pytest.mark.parametrize("name", ["albert", "distilbert", "deberta", "deberta_v2"])
+def test_encoders_of_every_kind(name: str, head: str, tmp_path: Path) -> None:
+    changes = {"num_labels": 3, "labels": ("O", "B-PER", "I-PER")} if head != "masked_token" else {}
+    model = formers.build(
+        name, preset="nano", vocab_size=149, max_length=64, head=head, init_std=0.3, seed=5, **changes
+    )
+    formers.save(model, tmp_path / "m", tokenizer=tokenizer_of("wordpiece"))
+    texts = TEXTS[4:]
+    if head == "masked_token":
+        kind, ours, given = "AutoModelForMaskedLM", "fill-mask", [f"{text} [MASK] met" for text in texts]
+        found = [[c.score for c in gap.choices] for (gap,) in formers.pipeline(ours, tmp_path / "m")(given)]
+        wanted = [[c["score"] for c in row] for row in theirs(ours, tmp_path / "m", kind)(given)]
+    elif head == "token":
+        kind, ours = "AutoModelForTokenClassification", "token-classification"
+        reference = theirs(ours, tmp_path / "m", kind, aggregation_strategy="average")
+        entities = formers.pipeline(ours, tmp_path / "m")(texts, aggregation="average")
+        found = [[(e.start, e.end, e.score) for e in row] for row in entities]
+        wanted = [[(e["start"], e["end"], float(e["score"])) for e in reference(text)] for text in texts]
+    else:
+        kind, ours = "AutoModelForSequenceClassification", "text-classification"
+        found = [[label.score for label in row] for row in formers.pipeline(ours, tmp_path / "m")(texts)]
+        wanted = [[x["score"] for x in row] for row in theirs(ours, tmp_path / "m", kind, top_k=None)(texts)]
+    for ours_row, theirs_row in zip(found, wanted, strict=True):
+        assert ours_row == [pytest.approx(value, abs=2 * FLOAT32) for value in theirs_row]
