@@ -274,10 +274,12 @@ class Foreign:
 class ForeignHeads(Foreign):
     """A reference with a class for each head, which ``architectures`` names, and names of labels in ``id2label``.
 
-    classes  their class -> our `head`; a folder that names none has the first
+    classes     their class -> our `head`; a folder that names none has the first
+    poolerless  our `head` that is a pooler -> what remains in a file of the same class without one
     """
 
-    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    poolerless: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def read(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
         """Our settings from theirs, `head`, `num_labels` and `labels` included."""
@@ -289,13 +291,19 @@ class ForeignHeads(Foreign):
 
     def write(self, config: Any) -> dict[str, Any]:
         """Their settings from our config, `architectures` included."""
-        named = next(theirs for theirs, ours in self.classes.items() if ours == config.head)
+        pooled = {without: head for head, without in self.poolerless.items()}.get(config.head, config.head)
+        named = next(theirs for theirs, ours in self.classes.items() if ours == pooled)
         theirs = {"architectures": [named], **super().write(config)}
         names = config.labels or _unnamed(config.num_labels)
         if names != _unnamed(2):  # what a config without labels has
             theirs["id2label"] = {str(i): name for i, name in enumerate(names)}
             theirs["label2id"] = {name: i for i, name in enumerate(names)}
         return theirs
+
+    def settle(self, config: Any, names: Collection[str]) -> Any:
+        """Our config, without the pooler that the file does not hold."""
+        without = self.poolerless.get(config.head)
+        return config if without is None or any("pooler." in name for name in names) else replace(config, head=without)
 
     def _class_of(self, theirs: Mapping[str, Any]) -> str:
         return (theirs.get("architectures") or list(self.classes))[0]

@@ -105,6 +105,30 @@ def test_a_file_without_the_bodys_prefix_or_with_it_is_read(tmp_path: Path) -> N
     assert same(formers.load(folder).state_dict(), plain.state_dict())
 
 
+@pytest.mark.parametrize("name", ["bert", "albert"])
+def test_a_body_without_a_pooler_is_the_body_alone_in_both_directions(name: str, tmp_path: Path) -> None:
+    """As BertModel(config, add_pooling_layer=False) saves it."""
+    _, theirs, _ = twins(name, "pooler", **SIZES[name])
+    theirs.pooler = None
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = formers.load(tmp_path / "theirs")
+    assert ours.config.head == "none"
+    assert (ours(IDS).logits - theirs(IDS).last_hidden_state).abs().max() <= 1e-9
+    formers.save(ours, tmp_path / "ours")
+    stored, written = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "ours"))
+    assert same(stored, written)
+    again = type(theirs).from_pretrained(tmp_path / "ours", add_pooling_layer=False)
+    assert torch.equal(again(IDS).last_hidden_state, theirs(IDS).last_hidden_state)
+    assert formers.load(tmp_path / "ours", head="token", num_labels=5)(IDS).logits.shape == (1, 11, 5)
+
+
+def test_of_a_file_with_a_pooler_the_body_alone_can_be_asked_for(tmp_path: Path) -> None:
+    whole = formers.load(stored("bert", "pooler", tmp_path))
+    alone = formers.load(tmp_path, head="none")
+    hidden, _ = whole.body(IDS)
+    assert torch.equal(alone(IDS).logits, hidden)
+
+
 def test_a_head_that_is_missing_without_being_asked_for_is_an_error(tmp_path: Path) -> None:
     folder = stored("bert", "pooler", tmp_path)
     config = (folder / "config.json").read_text()

@@ -12,6 +12,7 @@ by its group, x = norm(x + attention(x)), x = norm(x + feed_forward(x)).
     token         AlbertForTokenClassification                                     [batch, seq, num_labels]
     span          AlbertForQuestionAnswering: where the answer starts and ends     [batch, seq, 2]
     pooler        AlbertModel: tanh(linear(first token)); its `body` gives every token's   [batch, d_model]
+    none          AlbertModel of a file without pooler                             [batch, seq, d_model]
 
 Of `pair`, 0 says that the segments stand as they were written, 1 that they were swapped (3.1, sentence-order prediction).
 
@@ -186,6 +187,7 @@ HEADS: dict[str, Callable[[ALBERTConfig], nn.Module]] = {
     "token": lambda c: TokenHead(c.d_model, c.num_labels, dropout=c.classifier_dropout),
     "span": lambda c: TokenHead(c.d_model, 2),
     "pooler": lambda c: Pooler(c.d_model),
+    "none": lambda c: nn.Identity(),
 }
 
 
@@ -199,6 +201,7 @@ FOREIGN = ForeignHeads(
         "AlbertForQuestionAnswering": "span",
         "AlbertModel": "pooler",
     },
+    poolerless={"pooler": "none"},
     names={
         "vocab_size": "vocab_size",
         "embedding_size": "d_embedding",
@@ -290,7 +293,7 @@ def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
     if head == "sequence":
         return both("head.pool.linear", pooler) + both("head.linear", "classifier"), ()
     theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler"}
-    return both("head.linear", theirs[head]), ()
+    return (both("head.linear", theirs[head]) if head in theirs else []), ()
 
 
 def ignored(head: str) -> list[Ignore]:

@@ -11,6 +11,7 @@ x = norm(tokens + types + positions); for every block x = norm(x + attention(x))
     token         BertForTokenClassification                                       [batch, seq, num_labels]
     span          BertForQuestionAnswering: where the answer starts and ends       [batch, seq, 2]
     pooler        BertModel: tanh(linear(first token)); its `body` gives every token's   [batch, d_model]
+    none          BertModel of a file without pooler                               [batch, seq, d_model]
 
 Departures
 - Query, key and value are one linear map; checkpoints hold three. The weight table joins them.
@@ -138,6 +139,7 @@ HEADS: dict[str, Callable[[BERTConfig], nn.Module]] = {
     "token": lambda c: TokenHead(c.d_model, c.num_labels, dropout=c.label_dropout),
     "span": lambda c: TokenHead(c.d_model, 2),
     "pooler": lambda c: Pooler(c.d_model),
+    "none": lambda c: nn.Identity(),
 }
 
 
@@ -152,6 +154,7 @@ FOREIGN = ForeignHeads(
         "BertForQuestionAnswering": "span",
         "BertModel": "pooler",
     },
+    poolerless={"pooler": "none"},
     names={
         "vocab_size": "vocab_size",
         "hidden_size": "d_model",
@@ -233,7 +236,7 @@ def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
     if head == "sequence":
         return both("head.pool.linear", pooler) + both("head.linear", "classifier"), ()
     theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler.dense"}
-    return both("head.linear", theirs[head]), ()
+    return (both("head.linear", theirs[head]) if head in theirs else []), ()
 
 
 def ignored(head: str) -> list[Ignore]:

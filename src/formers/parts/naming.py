@@ -72,7 +72,7 @@ class EncoderNames:
 
     def prefix(self, head: str) -> str:
         """What stands before names of the body in the class of this head."""
-        return "" if head == self.bare else self.body
+        return "" if head in (self.bare, "none") else self.body
 
     def body_rules(self, head: str, d_model: int) -> list[Rule]:
         """Rules of the embedding and of every block."""
