@@ -140,7 +140,7 @@ class SpanCorruption(TextView):
             )
 
     @cached_property
-    def longest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def longest(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.corruption.longest(self.seq_len)
 
     @cached_property

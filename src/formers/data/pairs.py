@@ -124,11 +124,11 @@ def cuts(letters: Letters, ids: np.ndarray, opens: bool, closes: bool) -> np.nda
 
     opens, closes  whether a document begins, ends with the stretch, and with it a sentence
     """
-    ends = np.concatenate([[opens], letters.stops[ids[:-1]], [closes or letters.stops[ids[-1]]]])
-    words = np.concatenate(
-        [[opens or letters.opens[ids[0]]], letters.begins(ids)[1:], [closes or letters.closes[ids[-1]]]]
-    )
-    for found in (ends, words):
+    inner = letters.stops[ids[:-1]], letters.begins(ids)[1:]
+    first, last = int(ids[0]), int(ids[-1])
+    before, behind = (opens, opens or letters.opens[first]), (letters.stops[last], letters.closes[last])
+    for begin, inside, end in zip(before, inner, behind, strict=True):
+        found = np.append(np.insert(inside, 0, begin), closes or end)
         if found.sum() >= 3:
             return np.flatnonzero(found)
     return np.arange(len(ids) + 1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from formers.data import MaskedTokens, SentencePairs, Shards, SourceToTarget, SpanCorruption, View
+from formers.data import MaskedTokens, SentencePairs, Shards, SourceBatch, SourceToTarget, SpanCorruption, View
 from formers.data.corruption import restore
 from formers.parts.positions import Positions
 from formers.recipes import TrainSettings
@@ -49,13 +49,15 @@ def _guess(model: Any, view: View) -> list[tuple[str, str]]:
 def _write(model: Any, view: SpanCorruption | SourceToTarget) -> list[tuple[str, str]]:
     """The likeliest token after the likeliest token, from the source alone; of span corruption, put into the gaps."""
     from formers.generation.loop import complete
+    from formers.generation.settings import GenerateSettings
 
     batch = view.batch(0)
+    assert isinstance(batch, SourceBatch)
     sources = [ids[index >= 0] for ids, index in zip(batch.source_ids, batch.source_index, strict=True)]
     sources = [source for source in sources if len(source)]
     end = view.shards.tokenizer.end_of_text
-    ends = {} if end is None else {"stop_tokens": (end,)}
-    written = complete(model, [source.tolist() for source in sources], max_new_tokens=MOST, temperature=0.0, **ends).new
+    settings = GenerateSettings(max_new_tokens=MOST, temperature=0.0, stop_tokens=() if end is None else (end,))
+    written = complete(model, [source.tolist() for source in sources], settings=settings).new
     said = [np.array(ids, dtype=np.int64) for ids in written]
     if isinstance(view, SpanCorruption):
         said = [restore(*pair, view.sentinels, view.end) for pair in zip(sources, said, strict=True)]

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from formers.errors import ConfigError
 from formers.parts.positions import Positions
 from formers.parts.sources import Source
+from formers.training.batches import number_scored
 from formers.training.loss import IGNORE, score
 from formers.training.objective import Objective, body_and_head
 from formers.training.precision import autocast
@@ -69,7 +70,7 @@ class PairObjective(Objective):
             return loss + weight * second, count, None
 
     def weights(self, batch: Any, device: str) -> dict[str, Tensor]:
-        return {"weight": _per(np.count_nonzero(batch.pair != IGNORE), batch, device)}
+        return {"weight": _per(batch.pair != IGNORE, batch, device)}
 
 
 class ReplacedObjective(Objective):
@@ -105,7 +106,7 @@ class ReplacedObjective(Objective):
             return loss + weight * second, count, None
 
     def weights(self, batch: Any, device: str) -> dict[str, Tensor]:
-        return {"weight": self.share * _per(np.count_nonzero(batch.index >= 0), batch, device)}
+        return {"weight": self.share * _per(batch.index >= 0, batch, device)}
 
 
 class SourceObjective(Objective):
@@ -132,10 +133,10 @@ class SourceObjective(Objective):
             return *(score if scores else self.loss)(hidden, head, targets), staged
 
 
-def _per(number: int, batch: Any, device: str) -> Tensor:
-    """What a part's sum is to be multiplied with for its mean over `number`, since the loop divides by the targets."""
-    scored = max(1, int(np.count_nonzero(batch.targets != IGNORE)))
-    return torch.tensor(scored / max(1, number), device=device)
+def _per(there: np.ndarray, batch: Any, device: str) -> Tensor:
+    """What a part's sum is to be multiplied with for its mean over what is `there`, since the loop divides by the
+    targets."""
+    return torch.tensor(max(1, number_scored(batch)) / max(1, int(there.sum())), device=device)
 
 
 def _measured(logits: Tensor, labels: Tensor) -> Tensor:

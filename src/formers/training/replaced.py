@@ -124,16 +124,19 @@ def _check(generator: Any, discriminator: Any, sharing: str) -> None:
         raise ConfigError(f"embeddings of {sizes[0]} and {sizes[1]}", "one size, since they are shared")
 
 
-@torch.compiler.disable
 @torch.no_grad()
 def draw_tokens(hidden: Tensor, head: Any, at: Tensor, *, seeded: bool) -> Tensor:
     """Tokens drawn from the generator's distribution, Int [batch, seq]; 0 where `at` (Bool) is False.
 
     seeded  from a seed of its own, always the same: an evaluation draws what it drew before. Else from torch's.
 
-    By the exponential race: the smallest of Exp(1) / p is each token with probability p. Not compiled: the number of masked
-    tokens is another in every batch.
+    By the exponential race: the smallest of Exp(1) / p is each token with probability p.
     """
+    return _drawn(hidden, head, at, seeded)  # pyright: ignore[reportCallIssue]
+
+
+@torch.compiler.disable  # the number of masked tokens is another in every batch
+def _drawn(hidden: Tensor, head: Any, at: Tensor, seeded: bool) -> Tensor:
     generator = torch.Generator(hidden.device).manual_seed(0) if seeded else None
     drawn = torch.zeros(at.shape, dtype=torch.long, device=at.device)
     found = [
