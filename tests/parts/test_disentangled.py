@@ -134,6 +134,20 @@ def test_it_is_the_equation(kind: str, reach: int, buckets: bool, places: str) -
     assert apart(wanted, out, by_hand(made, project, q, k, v, positions.index, sees)) <= TOLERANCE
 
 
+@pytest.mark.parametrize(("t", "s", "start"), [(9, 9, 0), (4, 9, 5), (1, 6, 5), (6, 1, 0), (1, 1, 3), (2, 5, 0)])
+@pytest.mark.parametrize(("kind", "reach", "buckets"), [("own", 5, False), ("own", 30, False), ("shared", 8, True)])
+def test_scores_off_diagonals_are_those_that_are_gathered(
+    kind: str, reach: int, buckets: bool, t: int, s: int, start: int
+) -> None:
+    made, project = score(kind, reach, buckets=buckets)
+    q, k, _ = inputs(2, max(t, s))
+    q, k = q[:, :, :t], k[:, :, :s]
+    known = (Positions.offset(start, t), Positions.whole(s))
+    unknown = (Positions(known[0].index), Positions(known[1].index))
+    left, right = (made.prepare(project, at[0])(q, k, *at) for at in (known, unknown))
+    assert apart([q, k, *made.parameters()], left, right) <= TOLERANCE
+
+
 @pytest.mark.parametrize("places", ["whole", "padded"])
 def test_every_runner_gives_the_same(places: str) -> None:
     made, project = score("own", 4)

@@ -159,18 +159,27 @@ def dense(case: Case) -> Tensor:
     bias = case.bias()
     if bias is not None:
         scores = scores + bias
-    pattern = F.dropout(safe_softmax(scores, case.visible()), case.dropout).to(v.dtype)
+    pattern = softmax(scores) if case.sees is Block.ALL else safe_softmax(scores, case.visible())
+    pattern = F.dropout(pattern, case.dropout).to(v.dtype)
     if case.show is not None:
         pattern = case.show(pattern)
     return pattern @ v
 
 
+def softmax(scores: Scores) -> Tensor:
+    """Softmax over all keys, in at least float32."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
 def safe_softmax(scores: Scores, visible: Tensor) -> Tensor:
-    """Softmax over the visible keys, in at least float32; a row with none is exactly 0, and so is its gradient."""
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~visible, -torch.inf)
-    largest = scores.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-    weights = (scores - largest).exp()
-    return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+    """Softmax over the visible keys, in at least float32; a row with none is exactly 0, and so is its gradient.
+
+    Beside a visible key the smallest number is as good as -inf: its weight is exactly 0. A row of it alone is even, so that
+    torch's kernel has a gradient there, and is set to 0 afterwards.
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    weights = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
+    return weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)
 
 
 def expand_groups(kv: Tensor, q: Tensor) -> Tensor:
