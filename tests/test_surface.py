@@ -20,5 +20,10 @@ def test_importing_formers_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_hub_is_there_without_an_import_of_its_own():
+    code = "import sys, formers; formers.hub.targets; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(formers, "buidl")

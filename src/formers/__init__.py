@@ -47,6 +47,8 @@ __all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "hub":  # formers.hub.as_transformers
+        return importlib.import_module("formers.hub")
     if name not in _HOMES:
         raise AttributeError(f"module 'formers' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import formers
 from formers.errors import ConfigError, FormersError, TargetError, WeightsError
 from formers.hub import as_transformers
+from formers.models import registry
 from tests.hub.models import small
 from tests.parity import harness, seq2seq
 from tests.parity.encoders import twins as encoder_twins
@@ -153,6 +154,36 @@ def test_an_encoder_decoders_loss_is_theirs() -> None:
     torch.testing.assert_close(
         wrapped(**inputs, **given).logits[texts.real], theirs(**inputs, **given).logits[texts.real], rtol=0, atol=1e-5
     )
+
+
+def heads() -> list[tuple[str, str | None]]:
+    """Every built-in model that starts from nothing, with each of its heads."""
+    found = []
+    for name, spec in registry.specs().items():
+        module = spec.load()
+        found += [(name, head) for head in getattr(module, "HEADS", {None: None})] if "vocab_size" in vars(module.CONFIG()) else []
+    return found
+
+
+@pytest.mark.parametrize(("name", "head"), heads())
+def test_every_model_and_head_gives_a_loss_of_its_labels(name: str, head: str | None) -> None:
+    model = formers.build(name, preset="nano", vocab_size=89, **({} if head is None else {"head": head}))
+    wrapped = as_transformers(model).eval()
+    text = ids(2, 11)
+    one, two = wrapped(input_ids=text, **({"decoder_input_ids": text} if wrapped.reads_source else {})), torch.ones(2)
+    of_rows = one.logits is not None and one.logits.ndim == 2
+    given = {"labels": two.long() if of_rows else text.clamp(max=1)}
+    given |= dict.fromkeys(
+        ("next_sentence_label", "sentence_order_label", "start_positions", "end_positions"), two.long()
+    )
+    given = {label: value for label, value in given.items() if label in wrapped.inputs}
+    if not given:
+        assert head in ("none", "pooler", "encoder")
+        return
+    loss = wrapped(input_ids=text, **given).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad is not None for parameter in model.head.parameters())
 
 
 # --- what Trainer asks ------------------------------------------------------------------------------------------------

@@ -217,8 +217,8 @@ def load(
 ) -> Any:
     """The trained model of a run, a Hugging Face folder, or a hub name, in evaluation mode.
 
-    Weights keep the type they are stored in unless `dtype` is given. A bare name such as ``"gpt2"`` is the hub's here,
-    since an architecture alone has no weights to load; ``formers.build`` makes those.
+    Weights keep the type they are stored in unless `dtype` is given. A bare name such as ``"gpt2"`` is a model folder of that
+    name in the present one, else the hub's: an architecture alone has no weights to load; ``formers.build`` makes those.
 
     code     the user's ``file.py:function``, for what was made by code of the user's
     changes  settings of a built-in architecture in place of the stored ones, such as ``memory_length=1600``; the weights

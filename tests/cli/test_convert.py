@@ -1,0 +1,32 @@
+"""`formers convert`: a run to a folder, in shards where asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import formers as library
+from tests.cli.commands import Formers
+
+
+def test_a_run_becomes_shards_of_the_size_that_was_asked_for(formers: Formers, run: Path):
+    found = formers("convert", run, "shards", "--max-shard-size", "10KB", "--json").json
+    assert "model.safetensors.index.json" in found["files"]
+    assert "model.safetensors" not in found["files"]
+    before, after = library.load(run).state_dict(), library.load("shards").state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "model.safetensors" in formers("convert", "shards", "whole", "--json").json["files"]
+
+
+def test_a_size_that_is_none_is_refused(formers: Formers, run: Path):
+    assert "a size of 'huge'" in formers.refuses("convert", run, "x", "--max-shard-size", "huge")
+    assert not Path("x").exists()
+
+
+def test_a_folder_called_like_an_architecture_is_converted_and_named(formers: Formers, run: Path):
+    formers("convert", run, "gpt2")
+    outcome = formers("convert", "gpt2", "copy")
+    assert outcome.code == 0
+    assert "gpt2 is the folder ./gpt2 here" in outcome.err
+    assert library.load("copy").config == library.load(run).config
