@@ -169,6 +169,22 @@ def test_an_endless_stream_never_waits_and_opens_each_document_once_an_epoch(in_
 
 
 @MANY
+@given(corpora, shapes, st.integers(1, 9))
+def test_a_stream_cut_short_reads_everything_once_an_epoch_in_pieces_that_begin_anew(
+    in_memory, documents, shape, longest
+) -> None:
+    shards, (batch_size, seq_len) = in_memory(documents), shape
+    read: list[tuple[int, ...]] = []
+    for batch in Streams(shards, batch_size=batch_size, seq_len=seq_len, epochs=1, longest=longest):
+        there = batch.index >= 0
+        assert batch.index.max() < longest
+        assert (batch.fresh == (batch.index[:, 0] <= 0)).all()
+        read += zip(batch.document[there], batch.input_ids[there], batch.targets[there], strict=True)
+    tokens = {int(d): shards.document_tokens(int(d)).tolist() for d in shards.rows("train")}
+    assert sorted(read) == sorted((d, a, b) for d, ids in tokens.items() for a, b in itertools.pairwise(ids))
+
+
+@MANY
 @given(corpora, shapes, st.data())
 def test_evaluation_scores_every_token_exactly_once(in_memory, documents, shape, data) -> None:
     shards, (batch_size, seq_len) = in_memory(documents), shape

@@ -67,7 +67,14 @@ def test_a_misspelled_or_ill_typed_field_is_refused_with_a_suggestion(change: di
 
 @pytest.mark.parametrize(
     "settings",
-    [{"sources": ()}, {"validation": 0.0}, {"validation": 1.0}, {"view": "sideways"}],
+    [
+        {"sources": ()},
+        {"validation": 0.0},
+        {"validation": 1.0},
+        {"view": "sideways"},
+        {"longest": 100},
+        {"view": "streams", "longest": 0},
+    ],
 )
 def test_data_that_cannot_be_trained_on_is_refused(settings: dict):
     with pytest.raises(ConfigError):

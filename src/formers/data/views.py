@@ -226,18 +226,34 @@ class Streams(Finite):
     epoch has no edge. A document begins at column 0 with `fresh` True; its last segment is padded at its end. `index`
     is the true place in the document and may be far beyond any position table (see ``Batch.place``).
 
+    Few rows that read long documents for hundreds of steps make batches that are all alike: the weights follow these few
+    documents and forget the others. With `longest` a row goes on to another document after so many inputs; the rest is
+    read on its own at another time, as if it began there.
+
     Args:
         epochs: after so many, padding (then ``len`` is known); None: endless.
+        longest: inputs of a document that are read in one go; None: all.
     """
 
-    def __init__(self, shards: Shards, *, split: str = "train", epochs: int | None = None, **settings: int) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        split: str = "train",
+        epochs: int | None = None,
+        longest: int | None = None,
+        **settings: int,
+    ) -> None:
         super().__init__(shards, split=split, **settings)
         self.epochs = _check_epochs(epochs)
         _check_inputs(self)
-        self._schedule = Schedule(-(-self.inputs // self.seq_len), self.batch_size, self._order, self.epochs)
+        if longest is not None and longest < 1:
+            raise DataError(f"longest {longest}", "1 or more inputs, or None for whole documents")
+        self._pieces = cut_pieces(self.documents, self.inputs, longest or int(self.inputs.max()))
+        self._schedule = Schedule(-(-self._pieces.count // self.seq_len), self.batch_size, self._order, self.epochs)
 
     def _order(self, epoch: int) -> np.ndarray:
-        return self._generator(STREAMS, epoch).permutation(len(self.documents))
+        return self._generator(STREAMS, epoch).permutation(len(self._pieces))
 
     def _steps(self) -> int:
         return self._schedule.steps
@@ -245,9 +261,9 @@ class Streams(Finite):
     def _spans(self, step: int) -> tuple[Spans, np.ndarray]:
         which, segment = self._schedule.at(step, self.rows)
         row = np.flatnonzero(which >= 0)
-        which, first = which[row], segment[row] * self.seq_len
-        count = np.minimum(self.seq_len, self.inputs[which] - first)
-        spans = Spans.of(row=row, document=self.documents[which], first=first, count=count, index=first)
+        pieces, index = self._pieces[which[row]], segment[row] * self.seq_len
+        count = np.minimum(self.seq_len, pieces.count - index)
+        spans = Spans.of(row=row, document=pieces.document, first=pieces.first + index, count=count, index=index)
         return spans, segment == 0
 
 
@@ -272,7 +288,7 @@ class Sequential(Streams):
         self._windows = None if stride is None else cut_pieces(self.documents, self.inputs, self.seq_len, stride)
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.arange(len(self.documents))
+        return np.arange(len(self._pieces))
 
     def _steps(self) -> int:
         return super()._steps() if self._windows is None else -(-len(self._windows) // self.batch_size)

@@ -135,10 +135,11 @@ def _told_the_tokens(config: Config, shards: Shards) -> Config:
 
 def training_view(shards: Shards, data: DataSettings, train: TrainSettings) -> View:
     """The rows that are trained on."""
+    sizes = {"batch_size": train.batch_size, "seq_len": train.seq_len}
     if train.objective not in ("auto", "next_token"):
-        sizes = {"batch_size": train.batch_size, "seq_len": train.seq_len}
         return text_view(shards, train, data.view, split="train", seed=data.seed, **sizes)
-    return VIEWS[data.view](shards, split="train", batch_size=train.batch_size, seq_len=train.seq_len, seed=data.seed)
+    more = {"longest": data.longest} if data.longest else {}
+    return VIEWS[data.view](shards, split="train", seed=data.seed, **sizes, **more)
 
 
 def validation_view(

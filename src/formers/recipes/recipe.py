@@ -27,6 +27,8 @@ class DataSettings:
     """Tokens of a bpe vocabulary (4096 where none); the other tokenizers have their own."""
     view: Literal["windows", "packed", "streams"] = "windows"
     """windows: rows from random places; packed: whole documents side by side; streams: rows carry documents on."""
+    longest: int | None = None
+    """streams: tokens of a document that a row reads before it goes on to another; none: all of it."""
     validation: float = 0.1
     """Share of the documents that is held out."""
     separator: str | None = None
@@ -44,6 +46,8 @@ class DataSettings:
             problems.append(f"validation is {self.validation}, wanted a share between 0 and 1")
         if self.view not in VIEWS:
             problems.append(f"view is {self.view!r}, wanted one of {', '.join(VIEWS)}")
+        if self.longest is not None and (self.longest < 1 or self.view != "streams"):
+            problems.append(f"longest is {self.longest} with {self.view}, wanted 1 or more with streams, or none")
         require("DataSettings", problems)
 
     def building(self) -> dict[str, Any]:
