@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,13 @@ def test_the_names_of_transformers_are_known() -> None:
 def test_a_model_that_cannot_do_the_task_is_refused(folder: Make, task: str, name: str, said: str) -> None:
     with pytest.raises(TargetError, match=said):
         formers.pipeline(task, folder(name))
+
+
+@pytest.mark.parametrize(("task", "head"), [("translation", "sequence"), ("text-generation", "none"), ("ner", None)])
+def test_a_t5_with_another_head_is_refused_too(unigram: Tokenizer, task: str, head: str | None) -> None:
+    model = formers.build("t5", preset="nano", head=head)
+    with pytest.raises(TargetError, match=f"for {task}|writes no text"):
+        formers.pipeline(task, model, tokenizer=unigram)
 
 
 def test_a_model_without_a_tokenizer_is_refused_and_one_may_be_given(folder: Make, tmp_path: Path) -> None:
@@ -349,3 +357,16 @@ def test_text_generation_goes_on_from_nothing_and_stops_at_a_text(folder: Make) 
     assert (first.text, second.text) == (long, ours("Ada", seed=6)[0].text)
     with pytest.raises(ConfigError, match="num_samples is 2"):
         ours.stream("Ada", num_samples=2)
+
+
+def test_relative_to_no_text_a_token_gains_what_the_text_adds(folder: Make, pipe: Pipe) -> None:
+    fill = pipe("fill-mask", "masked_token", top_k=149)
+    (alone,), (gap,) = fill("[MASK]"), fill("London [MASK] the river.")
+    base = {choice.token_id: choice.score for choice in alone.choices}
+    wanted = {c.token_id: math.log(c.score / base[c.token_id]) for c in gap.choices}
+    (found,) = fill("London [MASK] the river.", relative=True)
+    assert [c.token_id for c in found.choices] == sorted(wanted, key=lambda i: -wanted[i])
+    assert [c.gain for c in found.choices] == pytest.approx([wanted[c.token_id] for c in found.choices], abs=1e-9)
+    assert {c.token_id: c.score for c in found.choices} == pytest.approx({c.token_id: c.score for c in gap.choices})
+    assert all(choice.gain is None for choice in gap.choices)
+    assert [c.token_id for c in found.choices] != [c.token_id for c in gap.choices]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import formers
-from tests.tasks.conftest import TEXT, tokenizer_of, words
+from tests.tasks.conftest import T5, TEXT, tokenizer_of, words
 
 transformers = pytest.importorskip("transformers")
 
@@ -19,6 +20,7 @@ FLOAT32 = 1e-5
 """Both run in float32, by different orders of additions."""
 
 Make = Callable[[str], Path]
+CONTEXT = "The river Thames flows through Oxford, Reading and London."
 TEXTS = [*TEXT.splitlines(), "Ada", *words(6, 20, seed=4)]
 
 
@@ -187,3 +189,43 @@ def test_encoders_of_every_kind(name: str, head: str, tmp_path: Path) -> None:
         wanted = [[x["score"] for x in row] for row in theirs(ours, tmp_path / "m", kind, top_k=None)(texts)]
     for ours_row, theirs_row in zip(found, wanted, strict=True):
         assert ours_row == [pytest.approx(value, abs=2 * FLOAT32) for value in theirs_row]
+
+
+T5_HEADS = {
+    "sequence": ("T5ForSequenceClassification", "text-classification"),
+    "token": ("T5ForTokenClassification", "ner"),
+    "span": ("T5ForQuestionAnswering", "question-answering"),
+}
+
+
+@pytest.mark.parametrize("head", T5_HEADS)
+def test_heads_of_t5(head: str, tmp_path: Path) -> None:
+    """Texts of several lengths at once, against one by one: the decoder of a text reads it once more."""
+    kind, task = T5_HEADS[head]
+    tokenizer = tokenizer_of("unigram")
+    labels = {} if head == "span" else {"num_labels": 3, "labels": ("O", "B-PER", "I-PER")}
+    ends = {"start_token": tokenizer.special_tokens["<pad>"], "end_token": tokenizer.role("end")}
+    model = formers.build("t5", **T5, **ends, **labels, vocab_size=101, head=head, seed=3)
+    formers.save(model, tmp_path / "m", tokenizer=tokenizer)
+    reference = getattr(transformers, kind).from_pretrained(tmp_path / "m")
+    words_of = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    ours = formers.pipeline(task, tmp_path / "m")
+    given = [(text, CONTEXT) for text in TEXTS[4:8]] if head == "span" else TEXTS[4:8]
+    for text, found in zip(given, ours(given, **{"aggregation": "none"} if head == "token" else {}), strict=True):
+        inputs = words_of(*([text] if isinstance(text, str) else text), return_tensors="pt")
+        with torch.no_grad():
+            out = reference(**inputs)
+        if head == "sequence":
+            wanted = out.logits.softmax(-1)[0].tolist()
+            assert sorted(label.score for label in found) == pytest.approx(sorted(wanted), abs=FLOAT32)
+        elif head == "token":
+            best = out.logits.softmax(-1)[0, :-1].max(-1)  # without the end token
+            wanted = [p for p, i in zip(*map(Tensor.tolist, best), strict=True) if i]
+            assert [entity.score for entity in found] == pytest.approx(wanted, abs=FLOAT32)
+        else:
+            first = inputs["input_ids"][0].tolist().index(ends["end_token"]) + 1
+            starts, stops = out.start_logits[0, first:-1].tolist(), out.end_logits[0, first:-1].tolist()
+            every = [(i, j) for i in range(len(starts)) for j in range(i, min(i + 30, len(stops)))]
+            i, j = max(every, key=lambda span: starts[span[0]] + stops[span[1]])
+            places = tokenizer.encode_offsets(CONTEXT)[1]
+            assert found[0].text == CONTEXT[places[i][0] : places[j][1]].strip()

@@ -52,9 +52,11 @@ def _plain(text: str, style: str = "") -> Text:
 
 def _gaps(gaps: Sequence[Any]) -> None:
     for gap in gaps:
-        content = table("Token", "Probability", "Text", right=(1,))
+        gained = any(choice.gain is not None for choice in gap.choices)
+        content = table("Token", "Probability", *(["Gain"] if gained else []), "Text", right=(1, 2) if gained else (1,))
         for choice in gap.choices:
-            content.add_row(_plain(choice.token), f"{choice.score:.4f}", _plain(shortened(choice.text)))
+            gain = [f"{choice.gain:+.2f}"] if gained else []
+            content.add_row(_plain(choice.token), f"{choice.score:.4f}", *gain, _plain(shortened(choice.text)))
         stdout().print(content)
 
 

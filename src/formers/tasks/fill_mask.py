@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from formers.tasks.options import FillMaskOptions
 from formers.tasks.results import Choice, Gap
 from formers.tasks.rows import Rows, each_row, probabilities
 from formers.text import Encodings, WordPieceTokenizer, encode_texts
+
+Best = tuple[list[int], list[float], list[float | None]]
+"""Of a gap: ids, probabilities, gains."""
 
 
 class FillMask(Pipeline[FillMaskOptions, list[Gap]]):
@@ -52,15 +56,16 @@ class FillMask(Pipeline[FillMaskOptions, list[Gap]]):
         encodings = encode_texts(self.tokenizer, texts, allow_special=True, offsets=True)
         self._check_lengths(items, encodings)
         allowed = self._target_ids(options.targets)
-        top_k = min(options.top_k, len(allowed) if allowed is not None else self.tokenizer.vocab_size)
+        top_k = min(options.top_k, len(allowed))
+        without = self._without_text() if options.relative else None
 
-        def read(rows: Rows) -> list[tuple[list[list[float]], list[list[int]]]]:
-            scores, ids = self._best(rows, allowed, top_k)
+        def read(rows: Rows) -> list[list[Best]]:
             counts = (rows.input_ids == self.tokenizer.role("mask")).sum(1).tolist()
-            return list(zip(_split(scores, counts), _split(ids, counts), strict=True))
+            best = iter(self._best(self._shares(rows), allowed, top_k, without))
+            return [list(islice(best, count)) for count in counts]
 
         found = each_row(self.model, encodings, self.batch_size, read)
-        return [self._gaps(item.text, self._places(encodings, i), *found[i]) for i, item in enumerate(items)]
+        return [self._gaps(item.text, self._places(encodings, i), found[i]) for i, item in enumerate(items)]
 
     def _check_lengths(self, items: Sequence[Item], encodings: Encodings) -> None:
         limit, lengths = self.limit(None), encodings.mask.sum(1).tolist()
@@ -72,58 +77,61 @@ class FillMask(Pipeline[FillMaskOptions, list[Gap]]):
                     "shorten it around the gap",
                 )
 
-    def _target_ids(self, targets: Sequence[str]) -> Tensor | None:
-        """Ids of the words that may be chosen; None: all."""
+    def _target_ids(self, targets: Sequence[str]) -> Tensor:
+        """Ids of the words that may be chosen; without targets all."""
         if not targets:
-            return None
+            return torch.arange(self.tokenizer.vocab_size)  # the model may have more rows, which no token uses
         ids = [self.tokenizer.encode(target) for target in targets]
-        several = [
-            f"{target!r} ({len(found)} tokens)" for target, found in zip(targets, ids, strict=True) if len(found) != 1
-        ]
-        unknown = [t for t, found in zip(targets, ids, strict=True) if found == [self.tokenizer.role("unknown")]]
+        named = list(zip(targets, ids, strict=True))
+        several = [f"{target!r} ({len(found)} tokens)" for target, found in named if len(found) != 1]
+        unknown = [repr(target) for target, found in named if found == [self.tokenizer.role("unknown")]]
         if several or unknown:
             raise DataError(
-                "targets that are no token of the vocabulary: " + ", ".join([*several, *map(repr, unknown)]),
+                "targets that are no token of the vocabulary: " + ", ".join([*several, *unknown]),
                 "words that are one token each",
                 "choose other words, or leave targets out",
             )
-        return torch.tensor([found[0] for found in ids])
+        return torch.tensor([found[0] for found in ids]).unique()
 
-    def _best(self, rows: Rows, allowed: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
-        """Probabilities and ids [gaps, top_k]. The head, the widest map of all, runs at the gaps alone."""
+    def _shares(self, rows: Rows) -> Tensor:
+        """Probabilities [gaps, vocab]. The head, the widest map of all, runs at the gaps alone."""
         hidden, _ = self.model.body(rows.input_ids, **rows.given)
         gaps = hidden[rows.input_ids == self.tokenizer.role("mask")]
-        logits = self.model.head(gaps[None])[0]
-        shares = probabilities(logits)[:, : self.tokenizer.vocab_size]
-        if allowed is None:
-            scores, ids = shares.topk(top_k)
-            return scores, ids
-        scores, which = shares[:, allowed].topk(top_k)
-        return scores, allowed[which]
+        return probabilities(self.model.head(gaps[None])[0])
+
+    def _without_text(self) -> Tensor:
+        """Probabilities [vocab] of a mask token that stands alone."""
+        alone = encode_texts(self.tokenizer, [self.mask], allow_special=True)
+        return each_row(self.model, alone, 1, lambda rows: list(self._shares(rows)))[0]
+
+    def _best(self, shares: Tensor, allowed: Tensor, top_k: int, without: Tensor | None) -> list[Best]:
+        """Of every gap the best ids, their probabilities, and their gains where they are ranked by these."""
+        ranks = shares[:, allowed] if without is None else (shares.log() - without.log())[:, allowed]
+        values, which = ranks.topk(top_k)
+        ids = allowed[which]
+        gains: list[list[float | None]] = [[None] * top_k] * len(ids) if without is None else values.tolist()
+        return list(zip(ids.tolist(), shares.gather(1, ids).tolist(), gains, strict=True))
 
     def _places(self, encodings: Encodings, row: int) -> np.ndarray:
         """[gaps, 2], the characters of every mask token."""
         assert encodings.offsets is not None
         return encodings.offsets[row][encodings.input_ids[row] == self.tokenizer.role("mask")]
 
-    def _gaps(self, text: str, places: np.ndarray, scores: list[list[float]], ids: list[list[int]]) -> list[Gap]:
-        return [
-            Gap(
-                start,
-                end,
-                tuple(self._choice(text, start, end, i, score) for i, score in zip(which, shares, strict=True)),
-            )
-            for (start, end), which, shares in zip(places.tolist(), ids, scores, strict=True)
-        ]
+    def _gaps(self, text: str, places: np.ndarray, found: Sequence[Best]) -> list[Gap]:
+        gaps = []
+        for (start, end), best in zip(places.tolist(), found, strict=True):
+            choices = (self._choice(text, start, end, *one) for one in zip(*best, strict=True))
+            gaps.append(Gap(start, end, tuple(choices)))
+        return gaps
 
-    def _choice(self, text: str, start: int, end: int, token_id: int, score: float) -> Choice:
+    def _choice(self, text: str, start: int, end: int, token_id: int, score: float, gain: float | None) -> Choice:
         spelt = self.tokenizer.token_bytes(token_id, show_special=True).decode(errors="replace")
         before = text[:start]
         joins = not spelt.startswith(" ") and self.tokenizer._opens_with_space and token_id not in self._special
         if joins or spelt.startswith(" "):
             before = before.rstrip(" ")
         filled = before + (spelt if before else spelt.lstrip(" ")) + text[end:]
-        return Choice(self._name(token_id, spelt), token_id, score, filled)
+        return Choice(self._name(token_id, spelt), token_id, score, filled, gain)
 
     def _name(self, token_id: int, spelt: str) -> str:
         if isinstance(self.tokenizer, WordPieceTokenizer):
@@ -133,8 +141,3 @@ class FillMask(Pipeline[FillMaskOptions, list[Gap]]):
     @cached_property
     def _special(self) -> frozenset[int]:
         return frozenset(self.tokenizer.special_tokens.values())
-
-
-def _split(values: Tensor, counts: Sequence[int]) -> list[list]:
-    """Rows of a tensor, so many to each."""
-    return [part.tolist() for part in values.split(list(counts))]

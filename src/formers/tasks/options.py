@@ -21,6 +21,8 @@ class FillMaskOptions:
     """How many for each gap."""
     targets: tuple[str, ...] = ()
     """Only these words, each a token of the vocabulary."""
+    relative: bool = False
+    """Rank tokens by how much more probable the text makes them than a mask token alone does, not by their probability."""
 
     def __post_init__(self) -> None:
         require("FillMaskOptions", below_one(self, ["top_k"]))

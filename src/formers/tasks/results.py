@@ -8,12 +8,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Choice:
     """A token for a gap. `token` is spelt as in the vocabulary where it goes on with a word ("##ing"); `text` is the whole text
-    with this token in the gap."""
+    with this token in the gap. `gain`, where it was asked for: the logarithm of how much more probable it is than without the
+    text."""
 
     token: str
     token_id: int
     score: float
     text: str
+    gain: float | None = None
 
 
 @dataclass(frozen=True)
