@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def test_a_masked_run_that_is_resumed_ends_as_one_that_was_never_stopped(formers
     assert resumed.json["resumed_from"] == 3
     ours, theirs = (load_file(f"{run}/model/model.safetensors") for run in ("half", "whole"))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("recipe", "size"), [("bert.nano", 120), ("t5.nano", 70)])
+def test_a_run_whose_shards_are_gone_builds_the_same_again(formers: Formers, tmp_path: Path, recipe: str, size: int):
+    (tmp_path / "my.txt").write_text(TEXT)
+    outcome = formers("train", recipe, "my.txt", *QUICK, "--text.vocab-size", size, "--out", "r")
+    assert outcome.code == 0, outcome
+    first = formers("eval", "r", "--json").json
+    shutil.rmtree(".cache")
+    again = formers("eval", "r", "--json").json
+    assert again["loss"] == first["loss"]
+    assert json.loads(Path("r/recipe.json").read_text())["data"]["vocab_size"] == size
 
 
 def test_a_discriminator_is_a_token_classifier_and_is_not_scored_again(formers: Formers, shards: Path):

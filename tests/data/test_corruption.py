@@ -97,7 +97,11 @@ def test_fifteen_of_a_hundred_tokens_are_lost_in_spans_of_three():
     found = [corruption.spans(200, rng) for _ in range(200)]
     assert all(len(spans) == 10 and (spans[:, 1] - spans[:, 0]).sum() == 30 for spans in found)
     first = sum(int(spans[0, 0] == 0) for spans in found)
-    assert within(first, 200, 10 / 171)  # of 170 free tokens and 10 spans: gaps of at least 1 between, 0 at the ends
+    last = sum(int(spans[-1, 1] == 200) for spans in found)
+    chance = 10 / 171  # of 170 free tokens and 10 spans: gaps of at least 1 between, 0 at the ends
+    assert within(first, 200, chance)
+    assert within(last, 200, chance)
+    assert min(first, last) > 0
     hidden = np.zeros(200)
     for spans in found:
         for begin, stop in spans:

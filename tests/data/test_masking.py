@@ -183,6 +183,7 @@ def test_every_token_of_validation_stands_in_one_row():
     made = view(rows="every", split="validation")
     found = [original(made.batch(step)) for step in range(len(made))]
     ids = np.concatenate([batch.ravel() for batch in found])
+    assert (ids == made.shards.tokenizer.end_of_text).sum() == len(made._pieces)  # the frame's; documents lose theirs
     kept = made.masking.letters.text[ids]
     shards = texts.shards()
     wanted = np.concatenate([shards.document_tokens(int(row))[:-1] for row in shards.rows("validation")])

@@ -73,6 +73,19 @@ def test_next_means_that_the_second_stands_behind_the_first(kind: str):
     assert min(seen) > 20
 
 
+def test_what_does_not_follow_is_of_another_document():
+    words = np.array_split(texts.WORDS, 3)
+    apart = [" ".join([*some, "."] * 9) for some in words]
+    made, seen = view(documents=apart, pairs="next", seq_len=48), 0
+    whole = train_documents(made)
+    for label, first, second in rows(made, range(12)):
+        one, other = stands(first, whole), stands(second, whole)
+        if len(one) == len(other) == 1:  # a segment of a full stop is of all of them
+            assert (one == other) == (label == 0)
+            seen += label
+    assert seen > 20
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe", "byte"])
 def test_order_means_that_the_two_were_swapped(kind: str):
     made = view(kind, pairs="order")

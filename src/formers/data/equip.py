@@ -45,6 +45,7 @@ def equip(shards: Shards, objective: str) -> Shards:
         return shards
     facts = {
         "vocab_size": wider.vocab_size,
+        "text_vocab_size": own.vocab_size,
         "tokenizer_fingerprint": wider.fingerprint,
         "end_of_text": end_of_text(shards),
     }

@@ -26,6 +26,7 @@ from formers.data import (
     open_shards,
     unigram_bits_per_byte,
 )
+from formers.data.vocabulary import TRAINED
 from formers.errors import TargetError
 from formers.experiments.rows import text_baselines, text_view
 from formers.models import registry
@@ -36,6 +37,9 @@ from formers.training.settings import ObjectiveName
 Config = TypeVar("Config")
 
 VIEWS: dict[str, type[View]] = {"windows": Windows, "packed": Packed, "streams": Streams}
+
+MADE_HERE = (*TRAINED, "byte", "char")
+"""Tokenizers that are named by their kind; others by where they come from."""
 
 BASELINE_BYTES = 1 << 26
 """Validation text up to this size is compressed with gzip -9, which takes about a second for each 10 MB."""
@@ -112,10 +116,8 @@ def as_built(recipe: Recipe[Config], shards: Shards) -> Recipe[Config]:
     meta = shards.meta
     known: Mapping[str, Any] = {
         "sources": tuple(map(str, meta["sources"])),
-        "tokenizer": meta["tokenizer_kind"]
-        if recipe.data.tokenizer in ("bpe", "byte", "char")
-        else recipe.data.tokenizer,
-        "vocab_size": meta["vocab_size"] if meta["tokenizer_kind"] == "bpe" else None,
+        "tokenizer": meta["tokenizer_kind"] if recipe.data.tokenizer in MADE_HERE else recipe.data.tokenizer,
+        "vocab_size": meta.get("text_vocab_size", meta["vocab_size"]) if meta["tokenizer_kind"] in TRAINED else None,
         "validation": meta["validation"],
         "separator": meta["separator"],
         "text_field": meta["text_field"],
