@@ -137,7 +137,7 @@ def test_a_text_longer_than_the_positions_is_refused(name: str) -> None:
         ),
         ("albert", {"d_embedding": 0, "num_labels": 0}, "d_embedding is 0.*num_labels is 0"),
         ("albert", {"head": "pretraining", "num_labels": 3}, "head 'pretraining' has 2 labels"),
-        ("distilbert", {"head": "pair"}, "head 'pair' is none of masked_token, sequence, token, span, none"),
+        ("distilbert", {"head": "pair"}, "head 'pair' is none of masked_token, sequence, choice, token, span, none"),
         ("distilbert", {"activation": "mish", "d_ff": 0}, "d_ff is 0.*activation 'mish'"),
     ],
 )

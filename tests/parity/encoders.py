@@ -27,11 +27,13 @@ from formers.training.loss import IGNORE, cross_entropy
 from formers.weights import Table
 from tests.parity.harness import NO_SPECIAL_TOKENS, carry, random_ids, randomise
 
-ROWS = ("pair", "sequence", "pooler")
+ROWS = ("pair", "sequence", "choice", "pooler")
 """Heads that read a row by its first token."""
 SIDES = (("whole", "sdpa"), ("right", "sdpa"), ("right", "eager"), ("left", "sdpa"))
 """Where rows are padded, and by which code of theirs attention is computed."""
 LENGTHS = [23, 17, 5, 1]
+CHOSEN = torch.tensor([2])
+"""Which text is right, of those to choose from."""
 FLOOR = 1e-3
 """The least number that a difference is divided by: some gradients are 0 by symmetry, as of what a softmax leaves out."""
 
@@ -174,6 +176,8 @@ def loss_of_logits(head: str, given: Batch, logits: Tensor) -> Tensor:
     """Of heads that read rows, of spans among real tokens, and of bodies a weighted sum."""
     if head in ("pair", "sequence"):
         return F.cross_entropy(logits, given.rows)
+    if head == "choice":
+        return F.cross_entropy(logits.T, CHOSEN)
     if head == "span":
         starts, ends = logits.masked_fill(~given.real[..., None], -torch.inf).unbind(-1)
         return (F.cross_entropy(starts, given.starts) + F.cross_entropy(ends, given.ends)) / 2
@@ -196,6 +200,9 @@ def theirs_of(model: nn.Module, head: str, given: Batch, labels: Tensor) -> Answ
         inputs[name] = given.rows
     if head in ("pair", "sequence"):
         inputs["labels"] = given.rows
+    if head == "choice":  # one batch, each of its texts a choice; DistilBERT would not take position ids apart
+        inputs.pop("position_ids", None)
+        inputs = {name: t[None] if isinstance(t, Tensor) else t for name, t in inputs.items()} | {"labels": CHOSEN}
     if head == "span" and given.is_whole:
         inputs |= {"start_positions": given.starts, "end_positions": given.ends}
     out = model(**inputs)
@@ -216,7 +223,7 @@ def their_logits(head: str, out: Any) -> tuple[Tensor, Tensor | None]:
         return torch.stack([out.start_logits, out.end_logits], -1), None
     if head in ("pooler", "none"):
         return (out.pooler_output if head == "pooler" else out.last_hidden_state), None
-    return out.logits, None
+    return (out.logits.T if head == "choice" else out.logits), None
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -262,6 +269,7 @@ AUTO = {
     "pretraining": "AutoModelForPreTraining",
     "pair": "AutoModelForNextSentencePrediction",
     "sequence": "AutoModelForSequenceClassification",
+    "choice": "AutoModelForMultipleChoice",
     "token": "AutoModelForTokenClassification",
     "span": "AutoModelForQuestionAnswering",
     "pooler": "AutoModel",

@@ -65,11 +65,11 @@ def test_what_is_not_implemented_is_refused_all_at_once() -> None:
         "net_structure_type": 1,
         "gap_size": 2,
         "hidden_act": "mish",
-        "architectures": ["AlbertForMultipleChoice"],
+        "architectures": ["AlbertForChoosing"],
     }
     with pytest.raises(ConfigError) as caught:
         FOREIGN.read(FOREIGN.write(ALBERTConfig()) | refused)
-    for name in ("net_structure_type", "gap_size", "mish", "AlbertForMultipleChoice"):
+    for name in ("net_structure_type", "gap_size", "mish", "AlbertForChoosing"):
         assert name in str(caught.value)
 
 

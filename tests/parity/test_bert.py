@@ -103,12 +103,12 @@ def test_what_is_not_implemented_is_refused_all_at_once() -> None:
         "is_decoder": True,
         "add_cross_attention": True,
         "hidden_act": "mish",
-        "architectures": ["BertForMultipleChoice"],
+        "architectures": ["BertForChoosing"],
         "tie_word_embeddings": False,
     }
     with pytest.raises(ConfigError) as caught:
         FOREIGN.read(theirs)
-    for name in ("relative_key", "is_decoder", "add_cross_attention", "mish", "BertForMultipleChoice", "tie_word"):
+    for name in ("relative_key", "is_decoder", "add_cross_attention", "mish", "BertForChoosing", "tie_word"):
         assert name in str(caught.value)
 
 

@@ -195,11 +195,11 @@ def test_what_is_not_implemented_is_refused_all_at_once() -> None:
         "attention_head_size": 32,
         "conv_act": "mish",
         "pos_att_type": "p2p",
-        "architectures": ["DebertaV2ForMultipleChoice"],
+        "architectures": ["DebertaV2ForChoosing"],
     }
     with pytest.raises(ConfigError) as caught:
         FOREIGN.read(V3_BASE | refused)
-    for name in ("batch_norm", "conv_groups", "attention_head_size", "mish", "p2p", "DebertaV2ForMultipleChoice"):
+    for name in ("batch_norm", "conv_groups", "attention_head_size", "mish", "p2p", "DebertaV2ForChoosing"):
         assert name in str(caught.value)
 
 

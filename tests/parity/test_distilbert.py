@@ -59,10 +59,10 @@ def test_names_of_old_files_are_read(head: str, tmp_path: Path) -> None:
 
 
 def test_what_is_not_implemented_is_refused_all_at_once() -> None:
-    refused = {"sinusoidal_pos_embds": True, "activation": "mish", "architectures": ["DistilBertForMultipleChoice"]}
+    refused = {"sinusoidal_pos_embds": True, "activation": "mish", "architectures": ["DistilBertForChoosing"]}
     with pytest.raises(ConfigError) as caught:
         FOREIGN.read(FOREIGN.write(DistilBERTConfig()) | refused)
-    for name in ("sinusoidal_pos_embds", "mish", "DistilBertForMultipleChoice"):
+    for name in ("sinusoidal_pos_embds", "mish", "DistilBertForChoosing"):
         assert name in str(caught.value)
 
 

@@ -9,6 +9,7 @@ by its group, x = norm(x + attention(x)), x = norm(x + feed_forward(x)).
     masked_token  AlbertForMaskedLM: norm(gelu(transform x)) tokens^T + bias, of width E   logits [batch, seq, vocab]
     pretraining   AlbertForPreTraining: the same, and whether two segments stand in order   and pair [batch, 2]
     sequence      AlbertForSequenceClassification: of a text or a pair             [batch, num_labels]
+    choice        AlbertForMultipleChoice: how well each text of several fits      [rows, 1]
     token         AlbertForTokenClassification                                     [batch, seq, num_labels]
     span          AlbertForQuestionAnswering: where the answer starts and ends     [batch, seq, 2]
     pooler        AlbertModel: tanh(linear(first token)); its `body` gives every token's   [batch, d_model]
@@ -176,14 +177,15 @@ def masked_token(config: ALBERTConfig) -> MaskedTokenHead:
     )
 
 
-def row(config: ALBERTConfig) -> RowHead:
-    return RowHead(Pooler(config.d_model), config.num_labels, dropout=config.classifier_dropout)
+def row(config: ALBERTConfig, num_labels: int | None = None) -> RowHead:
+    return RowHead(Pooler(config.d_model), num_labels or config.num_labels, dropout=config.classifier_dropout)
 
 
 HEADS: dict[str, Callable[[ALBERTConfig], nn.Module]] = {
     "masked_token": masked_token,
     "pretraining": lambda c: PretrainingHead(masked_token(c), row(c)),
     "sequence": row,
+    "choice": lambda c: row(c, 1),
     "token": lambda c: TokenHead(c.d_model, c.num_labels, dropout=c.classifier_dropout),
     "span": lambda c: TokenHead(c.d_model, 2),
     "pooler": lambda c: Pooler(c.d_model),
@@ -197,6 +199,7 @@ FOREIGN = ForeignHeads(
         "AlbertForMaskedLM": "masked_token",
         "AlbertForPreTraining": "pretraining",
         "AlbertForSequenceClassification": "sequence",
+        "AlbertForMultipleChoice": "choice",
         "AlbertForTokenClassification": "token",
         "AlbertForQuestionAnswering": "span",
         "AlbertModel": "pooler",
@@ -270,7 +273,8 @@ def names(config: ALBERTConfig) -> EncoderNames:
         bare="pooler",
         block=BLOCK,
         layers=[f"encoder.albert_layer_groups.{group}.albert_layers.{inner}" for group, inner in blocks],
-        outputs={"masked_token": "predictions", "sequence": "classifier", "token": "classifier", "span": "qa_outputs"},
+        outputs={"masked_token": "predictions", "span": "qa_outputs"}
+        | dict.fromkeys(("sequence", "choice", "token"), "classifier"),
         repeats=True,
     )
 
@@ -290,7 +294,7 @@ def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
     if head == "pretraining":
         pair = both("head.pair.pool.linear", pooler) + both("head.pair.linear", "sop_classifier.classifier")
         return TOKENS.rules("head.tokens") + pair, TOKENS.ties("head.tokens")
-    if head == "sequence":
+    if head in ("sequence", "choice"):
         return both("head.pool.linear", pooler) + both("head.linear", "classifier"), ()
     theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler"}
     return (both("head.linear", theirs[head]) if head in theirs else []), ()
@@ -299,7 +303,7 @@ def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
 def ignored(head: str) -> list[Ignore]:
     """What files of pretrained models hold beside the body and this head."""
     found = []
-    if head not in ("pretraining", "sequence", "pooler"):
+    if head not in ("pretraining", "sequence", "choice", "pooler"):
         found.append(Ignore("*pooler.*", "older classes keep a pooler that their head does not read"))
     if head not in ("pretraining", "masked_token"):
         found.append(Ignore("predictions.*", "the head of pretraining, which files of pretrained bodies keep"))

@@ -8,6 +8,7 @@ x = norm(tokens + types + positions); for every block x = norm(x + attention(x))
     pretraining   BertForPreTraining: the same, and whether the second sentence follows   and pair [batch, 2]
     pair          BertForNextSentencePrediction: 0 it follows, 1 it does not       [batch, 2]
     sequence      BertForSequenceClassification: of a text or a pair               [batch, num_labels]
+    choice        BertForMultipleChoice: how well each text of several fits        [rows, 1]
     token         BertForTokenClassification                                       [batch, seq, num_labels]
     span          BertForQuestionAnswering: where the answer starts and ends       [batch, seq, 2]
     pooler        BertModel: tanh(linear(first token)); its `body` gives every token's   [batch, d_model]
@@ -136,6 +137,7 @@ HEADS: dict[str, Callable[[BERTConfig], nn.Module]] = {
     "pretraining": lambda c: PretrainingHead(masked_token(c), pair(c)),
     "pair": pair,
     "sequence": lambda c: RowHead(Pooler(c.d_model), c.num_labels, dropout=c.label_dropout),
+    "choice": lambda c: RowHead(Pooler(c.d_model), 1, dropout=c.label_dropout),
     "token": lambda c: TokenHead(c.d_model, c.num_labels, dropout=c.label_dropout),
     "span": lambda c: TokenHead(c.d_model, 2),
     "pooler": lambda c: Pooler(c.d_model),
@@ -150,6 +152,7 @@ FOREIGN = ForeignHeads(
         "BertForPreTraining": "pretraining",
         "BertForNextSentencePrediction": "pair",
         "BertForSequenceClassification": "sequence",
+        "BertForMultipleChoice": "choice",
         "BertForTokenClassification": "token",
         "BertForQuestionAnswering": "span",
         "BertModel": "pooler",
@@ -211,6 +214,7 @@ def names(config: BERTConfig) -> EncoderNames:
             "masked_token": "cls",
             "pair": "cls",
             "sequence": "classifier",
+            "choice": "classifier",
             "token": "classifier",
             "span": "qa_outputs",
         },
@@ -233,7 +237,7 @@ def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
         return TOKENS.rules("head.tokens") + pair, TOKENS.ties("head.tokens")
     if head == "pair":
         return both("head.pool.linear", pooler) + both("head.linear", "cls.seq_relationship"), ()
-    if head == "sequence":
+    if head in ("sequence", "choice"):
         return both("head.pool.linear", pooler) + both("head.linear", "classifier"), ()
     theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler.dense"}
     return (both("head.linear", theirs[head]) if head in theirs else []), ()
@@ -242,7 +246,7 @@ def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
 def ignored(head: str) -> list[Ignore]:
     """What files of pretrained models hold beside the body and this head."""
     found = []
-    if head not in ("pretraining", "pair", "sequence", "pooler"):
+    if head not in ("pretraining", "pair", "sequence", "choice", "pooler"):
         found.append(Ignore("*pooler.dense.*", "older classes keep a pooler that their head does not read"))
     if head not in ("pretraining", "masked_token"):
         found.append(Ignore("cls.predictions.*", "the head of pretraining, which files of pretrained bodies keep"))

@@ -86,7 +86,7 @@ class DeBERTaConfig:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require("DeBERTaConfig", problems_of(self))
+        require("DeBERTaConfig", problems_of(self, HEADS))
 
 
 _NANO = {
@@ -108,6 +108,8 @@ PRESETS: dict[str, dict] = {
 
 class DeBERTa(DisentangledEncoder):
     """DeBERTa, version 1, with the head that its config names. `seed` draws the initial weights."""
+
+    heads = HEADS
 
     def project(self, config: DeBERTaConfig) -> nn.Module:
         return UnbiasedKeys(config.d_model, config.num_heads, config.d_model // config.num_heads)

@@ -11,6 +11,7 @@ block. x = norm(tokens); for every block x = norm(x + attention(x)), x = norm(x 
 
     masked_token  DebertaV2ForMaskedLM: norm(gelu(transform x)) tokens^T + bias    logits [batch, seq, vocab]
     sequence      DebertaV2ForSequenceClassification: gelu(linear(first token)), then labels   [batch, num_labels]
+    choice        DebertaV2ForMultipleChoice: how well each text of several fits   [rows, 1]
     token         DebertaV2ForTokenClassification                                  [batch, seq, num_labels]
     span          DebertaV2ForQuestionAnswering: where the answer starts and ends  [batch, seq, 2]
     none          DebertaV2Model: hidden states as they are                        [batch, seq, d_model]
@@ -28,7 +29,7 @@ Departures
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -37,8 +38,8 @@ from torch import nn
 from formers.config import ACTIVATION_NAMES, require
 from formers.parts.attention import Project
 from formers.parts.disentangled import TERMS, ContentMaps, Distances, OwnMaps
-from formers.parts.disentangled_encoder import CURVES, Convolution, DisentangledEncoder, problems_of
-from formers.parts.disentangled_encoder import HEADS as HEADS
+from formers.parts.disentangled_encoder import CURVES, Convolution, DisentangledEncoder, problems_of, row
+from formers.parts.disentangled_encoder import HEADS as SHARED_HEADS
 from formers.parts.disentangled_names import (
     CURVE_NAMES,
     DEFAULTS,
@@ -52,6 +53,7 @@ from formers.parts.disentangled_names import (
 from formers.parts.norms import LayerNorm
 from formers.weights import Rule, Table, both
 
+HEADS: Mapping[str, Callable[[Any], nn.Module]] = {**SHARED_HEADS, "choice": lambda c: row(c, 1)}
 PROJECT = ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj")
 
 
@@ -99,7 +101,7 @@ class DeBERTaV2Config:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = problems_of(self)
+        problems = problems_of(self, HEADS)
         if self.num_buckets < 0 or self.num_buckets == 1:
             problems.append(f"num_buckets is {self.num_buckets}, wanted 0, or 2 and more")
         elif self.num_buckets and self.max_distance - 1 <= self.num_buckets // 2:
@@ -138,6 +140,8 @@ PRESETS: dict[str, dict] = {
 
 class DeBERTaV2(DisentangledEncoder):
     """DeBERTa, version 2 or 3, with the head that its config names. `seed` draws the initial weights."""
+
+    heads = HEADS
 
     def project(self, config: DeBERTaV2Config) -> nn.Module:
         return Project(config.d_model, config.num_heads, config.d_model // config.num_heads, bias=True)
@@ -197,6 +201,7 @@ FOREIGN = _Foreign(
     classes={
         "DebertaV2ForMaskedLM": "masked_token",
         "DebertaV2ForSequenceClassification": "sequence",
+        "DebertaV2ForMultipleChoice": "choice",
         "DebertaV2ForTokenClassification": "token",
         "DebertaV2ForQuestionAnswering": "span",
         "DebertaV2Model": "none",

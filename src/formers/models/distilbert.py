@@ -7,6 +7,7 @@ block x = norm(x + attention(x)), x = norm(x + feed_forward(x)).
 
     masked_token  DistilBertForMaskedLM: norm(gelu(transform x)) tokens^T + bias   logits [batch, seq, vocab]
     sequence      DistilBertForSequenceClassification: relu(linear(first token)), then labels   [batch, num_labels]
+    choice        DistilBertForMultipleChoice: how well each text of several fits  [rows, 1]
     token         DistilBertForTokenClassification                                 [batch, seq, num_labels]
     span          DistilBertForQuestionAnswering: where the answer starts and ends [batch, seq, 2]
     none          DistilBertModel: hidden states as they are                       [batch, seq, d_model]
@@ -108,6 +109,7 @@ class DistilBERT(Encoder):
 HEADS: dict[str, Callable[[DistilBERTConfig], nn.Module]] = {
     "masked_token": lambda c: MaskedTokenHead(c.d_model, c.vocab_size, activation=activation(c.activation), eps=EPS),
     "sequence": lambda c: RowHead(Pooler(c.d_model, activation=F.relu), c.num_labels, dropout=c.sequence_dropout),
+    "choice": lambda c: RowHead(Pooler(c.d_model, activation=F.relu), 1, dropout=c.sequence_dropout),
     "token": lambda c: TokenHead(c.d_model, c.num_labels, dropout=c.dropout),
     "span": lambda c: TokenHead(c.d_model, 2, dropout=c.span_dropout),
     "none": lambda c: nn.Identity(),
@@ -119,6 +121,7 @@ FOREIGN = ForeignHeads(
     classes={
         "DistilBertForMaskedLM": "masked_token",
         "DistilBertForSequenceClassification": "sequence",
+        "DistilBertForMultipleChoice": "choice",
         "DistilBertForTokenClassification": "token",
         "DistilBertForQuestionAnswering": "span",
         "DistilBertModel": "none",
@@ -174,6 +177,7 @@ def names(config: DistilBERTConfig) -> EncoderNames:
         outputs={
             "masked_token": "vocab_projector",
             "sequence": "classifier",
+            "choice": "classifier",
             "token": "classifier",
             "span": "qa_outputs",
         },
@@ -192,7 +196,7 @@ def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
     """Rules and ties of a head's tensors."""
     if head == "masked_token":
         return TOKENS.rules("head"), TOKENS.ties("head")
-    if head == "sequence":
+    if head in ("sequence", "choice"):
         return both("head.pool.linear", "pre_classifier") + both("head.linear", "classifier"), ()
     theirs = {"token": "classifier", "span": "qa_outputs"}
     return both("head.linear", theirs[head]) if head in theirs else [], ()

@@ -207,7 +207,7 @@ def _by_row(q: Tensor, k: Tensor, keys: Rows | None, queries: Rows | None, row: 
         added.append(scores.gather(-1, row.expand(*scores.shape[:3], -1)))
     if queries is not None:
         scores = k @ queries.mT
-        added.append(scores.gather(-1, row.mT.expand(*scores.shape[:3], -1)).mT)
+        added.append(scores.gather(-1, row.mT.contiguous().expand(*scores.shape[:3], -1)).mT)
     return added[0] if len(added) == 1 else added[0] + added[1]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +104,9 @@ class DisentangledTrunk(PostNorm):
 
 
 class DisentangledEncoder(Encoder):
-    """Base of the versions of DeBERTa. A version says how queries, keys, values and distances are made."""
+    """Base of the versions of DeBERTa. A version says its heads, and how queries, keys, values and distances are made."""
+
+    heads: ClassVar[Mapping[str, Callable[[Any], nn.Module]]]
 
     def project(self, config: Any) -> nn.Module:
         raise NotImplementedError
@@ -140,7 +142,7 @@ class DisentangledEncoder(Encoder):
             steps=config.decoder_steps,
             dropout=config.dropout,
         )
-        self.complete(HEADS[config.head](config), seed)
+        self.complete(self.heads[config.head](config), seed)
 
     def block(self, config: Any, distances: Distances | None) -> dict[str, nn.Module]:
         d_model, heads, d_head = config.d_model, config.num_heads, config.d_model // config.num_heads
@@ -165,7 +167,7 @@ def decodes(config: Any) -> bool:
     return config.mask_decoder == "enhanced" and config.head == "masked_token"
 
 
-def problems_of(config: Any) -> list[str]:
+def problems_of(config: Any, heads: Collection[str]) -> list[str]:
     """What is wrong with the settings that all versions have."""
     sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length", "max_distance", "decoder_steps")
     problems = below_one(config, sizes) + uneven_heads(config)
@@ -182,7 +184,7 @@ def problems_of(config: Any) -> list[str]:
         problems.append(
             f"mask_decoder 'enhanced' replaces the last of at least 2 layers, num_layers is {config.num_layers}"
         )
-    return problems + head_problems(config, list(HEADS))
+    return problems + head_problems(config, list(heads))
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
@@ -193,15 +195,16 @@ def masked_token(config: Any) -> MaskedTokenHead:
     return MaskedTokenHead(config.d_model, config.vocab_size, activation=curve, eps=config.eps)
 
 
-def sequence(config: Any) -> RowHead:
+def row(config: Any, num_labels: int) -> RowHead:
     dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
     pool = Pooler(config.d_model, activation=CURVES[config.pooler_activation])
-    return RowHead(pool, config.num_labels, dropout=dropout)
+    return RowHead(pool, num_labels, dropout=dropout)
 
 
-HEADS: dict[str, Callable[[Any], nn.Module]] = {
+Heads: TypeAlias = Mapping[str, Callable[[Any], nn.Module]]
+HEADS: Heads = {
     "masked_token": masked_token,
-    "sequence": sequence,
+    "sequence": lambda c: row(c, c.num_labels),
     "token": lambda c: TokenHead(c.d_model, c.num_labels, dropout=c.dropout),
     "span": lambda c: TokenHead(c.d_model, 2),
     "none": lambda c: nn.Identity(),

@@ -26,7 +26,7 @@ AUTHORS = MaskedTokenNames(
     bias="lm_predictions.lm_head.bias",
     decoder="lm_predictions.lm_head.decoder",
 )
-OUTPUTS = {"sequence": "classifier", "token": "classifier", "span": "qa_outputs"}
+OUTPUTS = {"sequence": "classifier", "choice": "classifier", "token": "classifier", "span": "qa_outputs"}
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def head_weights(config: Any) -> tuple[list[Rule], list[Tie]]:
     if config.head == "masked_token":
         tokens = LEGACY if config.legacy else AUTHORS
         return tokens.rules("head"), list(tokens.ties("head"))
-    if config.head == "sequence":
+    if config.head in ("sequence", "choice"):
         return both("head.pool.linear", "pooler.dense") + both("head.linear", "classifier"), []
     return both("head.linear", OUTPUTS[config.head]) if config.head in OUTPUTS else [], []
 
