@@ -60,8 +60,7 @@ def main(arguments: list[str]) -> None:
     options = parse(_options_of(task), arguments[1:], f"pipe {arguments[0]}", about=f"{task.name}: {task.summary}.")
     own: Any = options.task  # type: ignore[attr-defined]
     _check(task, options)
-    if not Path(options.model).is_dir():
-        targets.parse(options.model)  # a wrong name costs no torch
+    targets.parse(options.model)  # a wrong name costs no torch
     from formers.tasks import pipeline
 
     pipe = pipeline(
