@@ -119,6 +119,14 @@ def test_an_encoders_loss_is_theirs(name: str, head: str) -> None:
         check(ours, theirs, table, inputs, OUTPUTS.get(head, ("logits",)))
 
 
+def test_choices_are_rows_with_one_logit_each() -> None:
+    ours, theirs, table = encoder_twins("bert", "choice", **SIZES | {"num_labels": 2})
+    text = ids(6, 17).view(2, 3, 17)
+    inputs = {"input_ids": text, "token_type_ids": text % 2, "labels": torch.tensor([2, 0])}
+    check(ours, theirs, table, inputs, ("logits",))
+    check(ours, theirs, table, inputs | {"attention_mask": mask(17, 11, 5, 17, 3, 9).view(2, 3, 17)}, ("logits",))
+
+
 @pytest.mark.parametrize(
     ("num_labels", "labels"),
     [(1, torch.tensor([[0.3], [-1.0], [2.0]]).double()), (3, (ids(3, 3) % 2).double()), (3, torch.tensor([2, 0, 1]))],
@@ -161,7 +169,11 @@ def heads() -> list[tuple[str, str | None]]:
     found = []
     for name, spec in registry.specs().items():
         module = spec.load()
-        found += [(name, head) for head in getattr(module, "HEADS", {None: None})] if "vocab_size" in vars(module.CONFIG()) else []
+        found += (
+            [(name, head) for head in getattr(module, "HEADS", {None: None})]
+            if "vocab_size" in vars(module.CONFIG())
+            else []
+        )
     return found
 
 

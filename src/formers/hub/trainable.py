@@ -3,7 +3,7 @@
 Needs transformers, which is why nothing else of the package imports this module.
 
     labels in, loss out      by what the logits are: of the next token (shifted, as transformers does), of every token, of a
-                             row, of where a span starts and ends, of a pair of sentences
+                             row, of where a span starts and ends, of a pair of sentences, of one choice of several
     attention_mask           1 for tokens, 0 for padding: padding takes no place, and tokens count from 0
     position_ids             which place each token has; where they begin anew, so does a document
     token_type_ids, decoder_input_ids, decoder_attention_mask    where the model reads them
@@ -13,6 +13,7 @@ Parameters are the model's own; nothing is copied. Checkpoints that Trainer writ
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -143,6 +144,10 @@ class Wrapped(transformers.PreTrainedModel):
         return Answer(torch.stack(losses).sum() if losses else None, out.logits, pair_logits=out.pair)
 
     def _plain(self, input_ids: Tensor, given: Mapping[str, Any]) -> Any:
+        if input_ids.ndim == 3:  # [batch, choices, seq]: each choice is a row, and what is said of it a logit
+            rows = {name: value.flatten(0, 1) if value.ndim == 3 else value for name, value in given.items()}
+            out = self._plain(input_ids.flatten(0, 1), rows)
+            return dataclasses.replace(out, logits=out.logits.view(input_ids.shape[:2]))
         positions = positions_of(given.get("attention_mask"), given.get("position_ids"))
         inputs = {"positions": positions, "token_types": given.get("token_type_ids")}
         return self.model(input_ids, **{name: value for name, value in inputs.items() if value is not None})
