@@ -32,6 +32,7 @@ def test_answers_are_compared_without_case_articles_and_punctuation(answer: str,
         ("the river Thames", "River Thames", True, 1.0),
         ("Thames", "the river Thames", False, 2 / 3),
         ("London London", "London", False, 2 / 3),  # a word counts as often as both have it
+        ("London London river", "London London", False, 4 / 5),
         ("Paris", "London", False, 0.0),
         ("", "", True, 1.0),
         ("", "London", False, 0.0),
