@@ -157,8 +157,8 @@ def dense(case: Case) -> Tensor:
     k, v = expand_groups(case.k, case.q), expand_groups(case.v, case.q)
     scores = case.q @ k.transpose(-1, -2)
     bias = case.bias()
-    if bias is not None:
-        scores = scores + bias
+    if bias is not None:  # in place where types allow: a fresh tensor of this size costs three times the adding
+        scores = scores.add_(bias) if bias.dtype == scores.dtype else scores + bias
     pattern = softmax(scores) if case.sees is Block.ALL else safe_softmax(scores, case.visible())
     pattern = F.dropout(pattern, case.dropout).to(v.dtype)
     if case.show is not None:

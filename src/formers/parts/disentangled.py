@@ -201,14 +201,16 @@ that hold many distances cost more as diagonals (512 tokens, 256 buckets: 1.2 ti
 
 def _by_row(q: Tensor, k: Tensor, keys: Rows | None, queries: Rows | None, row: Tensor) -> Float[Tensor, "b h t s"]:
     """Every row's score, and of these those that `row` [1 or b, 1, t, s] picks."""
-    added = []
+    total = None
     if keys is not None:
         scores = q @ keys.mT
-        added.append(scores.gather(-1, row.expand(*scores.shape[:3], -1)))
+        total = scores.gather(-1, row.expand(*scores.shape[:3], -1))
     if queries is not None:
         scores = k @ queries.mT
-        added.append(scores.gather(-1, row.mT.contiguous().expand(*scores.shape[:3], -1)).mT)
-    return added[0] if len(added) == 1 else added[0] + added[1]
+        picked = scores.gather(-1, row.mT.contiguous().expand(*scores.shape[:3], -1)).mT
+        total = picked if total is None else total.add_(picked)
+    assert total is not None
+    return total
 
 
 def _by_diagonal(
