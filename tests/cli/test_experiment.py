@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from formers.experiments import recall
+from formers.experiments import recall, worth
 from tests.cli.commands import Formers, in_a_fresh_process
 
 
@@ -57,3 +57,17 @@ def test_recall_prints_a_table_and_keeps_it(formers: Formers, monkeypatch: pytes
         "smaller effect",
     )
     assert (Path("pairs") / "recall.svg").is_file()
+
+
+def test_memory_trains_the_contestants_and_prints_the_verdicts(
+    formers: Formers, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 32, "segment_length": 16, "cache_length": 16}
+    monkeypatch.setattr(worth, "MODEL", {**worth.MODEL, **small, "memory_layers": (1,), "neighbours": 4})
+    asked = ["experiment", "memory", "--data", shards_of(run), "--steps", 1, "--documents", 2, "--longer-than", 20]
+    outcome = formers(*asked, "--out", "contest")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("produced: ") + outcome.out.count("smaller effect: ") == 5
+    assert json.loads((Path("contest") / "memory.json").read_text())["contestants"].keys() >= {"plain", "late"}
+    assert (Path("contest") / "memory.svg").is_file()
+    assert "does not exist" in formers.refuses("experiment", "memory", "--data", "nowhere")

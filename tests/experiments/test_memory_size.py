@@ -13,7 +13,8 @@ import torch
 import formers
 from formers.data import Shards, build, open_shards
 from formers.errors import ConfigError, DataError
-from formers.experiments.memory_size import SweepSettings, bits_per_byte, choose, read, step, summarise, sweep, verdict
+from formers.experiments.memory_size import SweepSettings, choose, step, summarise, sweep, verdict
+from formers.experiments.reading import bits_per_byte, read
 from formers.hub import save
 
 SETTINGS = SweepSettings(sizes=(0, 16, 512), documents=3, longer_than=50, rows=2)
@@ -55,16 +56,16 @@ def test_the_shortest_of_the_long_documents_are_read(shards: Shards) -> None:
 def test_a_document_read_beside_others_scores_as_it_does_in_one_call(shards: Shards, folder: Path) -> None:
     model = formers.load(folder)
     chosen = choose(shards, SETTINGS)
-    together = read(model, shards, chosen)
-    for document, found in zip(chosen, together, strict=True):
-        start, length = (int(n) for n in shards.documents[document, :2])
-        ids = torch.from_numpy(shards.tokens[start : start + length].astype(np.int64))[None]
+    texts = [shards.document_tokens(document) for document in chosen]
+    for text, found in zip(texts, read(model, texts), strict=True):
+        ids = torch.from_numpy(text)[None]
         with torch.no_grad():
-            logits = model(ids[:, :-1]).logits
-        alone = torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum")
+            logits = model(ids[:, :-1]).logits[0]
+        alone = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
         assert found["loss"] == pytest.approx(float(alone), rel=1e-5)
-        assert sum(count for *_, count in found["by_position"]) == found["tokens"] == length - 1
-        assert bits_per_byte(found) == pytest.approx(found["loss"] / math.log(2) / (length - 1))  # a byte a token
+        assert found["right"] == int((logits.argmax(-1) == ids[0, 1:]).sum())
+        assert sum(count for *_, count in found["by_position"]) == found["tokens"] == len(text) - 1
+        assert bits_per_byte({**found, "bytes": 10}) == pytest.approx(found["loss"] / math.log(2) / 10)
 
 
 def test_the_sweep_differs_by_size_and_is_not_measured_twice(shards: Shards, folder: Path, tmp_path: Path) -> None:
@@ -90,6 +91,7 @@ def rows_of(losses: dict[int, list[float]], tokens: int = 100_000) -> list[dict]
             "tokens": tokens,
             "bytes": 1000,
             "loss": bits * 1000 * math.log(2),
+            "right": 0,
             "by_position": [],
         }
         for size, each in losses.items()

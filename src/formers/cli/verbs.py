@@ -20,6 +20,7 @@ class Verb:
 
 
 START, WORK, LOOK, TRY = "Start", "Work", "Look", "Try a claim of a paper: data, a plot, a verdict"
+LEARN = "Learn from labelled data: a figure, its interval, what needs no model"
 
 _ALL = (
     Verb("demo", "[--minutes M]", "text to tokens, a certified and trained GPT-2, samples, a report", START),
@@ -42,7 +43,12 @@ _ALL = (
     Verb("models", "", "the architectures and their presets", LOOK),
     Verb("experiment recall", "", "pairs asked for far beyond the window, with a memory and without", TRY),
     Verb("experiment memory-size", "RUN", "one model's loss on whole documents, against the size of its memory", TRY),
+    Verb("experiment memory", "--data DIR", "a small model with a memory, beside one without, a larger and a longer one", TRY),
     Verb("experiment packages", "", "write long documents to train on: this machine's Python packages", TRY),
+    Verb("experiment entities", "DATA --init M", "named entities from words with tags: F1 on articles held out", LEARN),
+    Verb("experiment sentiment", "DATA --init M", "negative, neutral, positive from rated texts: accuracy", LEARN),
+    Verb("experiment synopsis", "DATA", "a description's synopsis, by an encoder-decoder: ROUGE-L", LEARN),
+    Verb("experiment translation", "DATA --pair en-de", "texts of one language in another: chrF and BLEU", LEARN),
 )
 
 VERBS: dict[str, Verb] = {verb.name: verb for verb in _ALL}

@@ -7,30 +7,23 @@ longer than the larger size, by the paired differences of their bits per byte.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from formers.config import require
 from formers.data import Shards
-from formers.data.batch import NO_TARGET
 from formers.errors import DataError
-from formers.experiments.claims import Interval, Verdict, paired
+from formers.experiments.claims import Interval, Verdict
+from formers.experiments.reading import by_position, change, means, read
 from formers.files import write_atomic
 from formers.hub import targets
-from formers.training import Objective
-from formers.training.evaluate import EDGES, evaluating, stretches
 
 SIZES = (0, 1024, 8192, 65_536, 262_144)
-LENGTH = 512
-"""Tokens a call."""
 
 
 @dataclass(frozen=True)
@@ -89,100 +82,36 @@ def sweep(
         model = targets.load(target, dtype=torch.float32, memory_size=size)
         for first in range(0, len(todo), settings.rows):
             group = todo[first : first + settings.rows]
-            rows += [{"size": size, **scored} for scored in read(model, shards, group)]
+            scored = read(model, [shards.document_tokens(document) for document in group])
+            facts = [{"size": size, "document": d, "bytes": int(shards.documents[d, 2])} for d in group]
+            rows += [a | b for a, b in zip(facts, scored, strict=True)]
             write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
             say(f"memory of {size:,}: {len([r for r in rows if r['size'] == size])} of {len(chosen)} documents")
     kept = set(chosen)
     return [row for row in rows if row["size"] in settings.sizes and row["document"] in kept]
 
 
-def read(model: nn.Module, shards: Shards, documents: Sequence[int]) -> list[dict[str, Any]]:
-    """Score whole documents, side by side."""
-    texts = [shards.document_tokens(document) for document in documents]
-    longest = max(map(len, texts)) - 1
-    objective, sums = Objective(model), np.zeros((len(texts), len(EDGES), 2))
-    with evaluating(objective):
-        state = model.init_state(len(texts), longest)  # type: ignore[operator]
-        for ids, wanted, index in _calls(texts, longest):
-            losses, _, staged = objective(
-                *(torch.from_numpy(each) for each in (ids, wanted, index)), None, state, scores=True
-            )
-            state = staged.commit()
-            _add(sums, losses.double().numpy(), wanted, index)
-    return [
-        {
-            "document": int(document),
-            "tokens": len(text) - 1,
-            "bytes": int(shards.documents[document, 2]),
-            "loss": float(part[:, 0].sum()),
-            "by_position": [[EDGES[i], float(loss), int(n)] for i, (loss, n) in enumerate(part) if n],
-        }
-        for document, text, part in zip(documents, texts, sums, strict=True)
-    ]
-
-
-def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """ids, targets and index [rows, LENGTH] call by call; -1 and -100 beyond a document's end."""
-    for start in range(0, longest, LENGTH):
-        ids = np.zeros((len(texts), LENGTH), dtype=np.int64)
-        wanted, index = np.full_like(ids, NO_TARGET), np.full_like(ids, -1)
-        for row, text in enumerate(texts):
-            n = max(0, min(LENGTH, len(text) - 1 - start))
-            ids[row, :n], wanted[row, :n] = text[start : start + n], text[start + 1 : start + 1 + n]
-            index[row, :n] = np.arange(start, start + n)
-        yield ids, wanted, index
-
-
-def _add(sums: np.ndarray, losses: np.ndarray, wanted: np.ndarray, index: np.ndarray) -> None:
-    for row in range(len(sums)):
-        there = wanted[row] != NO_TARGET
-        stretch = stretches(index[row, there])
-        np.add.at(sums[row, :, 0], stretch, losses[row, there])
-        np.add.at(sums[row, :, 1], stretch, 1)
-
-
 # --- what they say ------------------------------------------------------------------------------------------------------
-
-
-def bits_per_byte(row: dict[str, Any]) -> float:
-    return row["loss"] / math.log(2) / row["bytes"]
 
 
 def step(rows: Sequence[dict[str, Any]], small: int, large: int) -> Interval | None:
     """What the larger memory changes, in bits per byte, on documents longer than it; None for fewer than two of them."""
-    by_size = {
-        size: {row["document"]: bits_per_byte(row) for row in rows if row["size"] == size and row["tokens"] > large}
-        for size in (small, large)
-    }
-    both = sorted(by_size[small].keys() & by_size[large].keys())
-    if len(both) < 2:
-        return None
-    return paired([by_size[large][d] for d in both], [by_size[small][d] for d in both])
+    longer = [row for row in rows if row["tokens"] > large]
+    return change([row for row in longer if row["size"] == small], [row for row in longer if row["size"] == large])
 
 
 def summarise(rows: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
     """Mean bits per byte at each size, the steps between neighbours, and from none to each."""
-    means = {}
-    for size in sizes:
-        mine = [bits_per_byte(row) for row in rows if row["size"] == size]
-        means[size] = {"bits_per_byte": sum(mine) / len(mine), "documents": len(mine)}
+    of_size = {size: [row for row in rows if row["size"] == size] for size in sizes}
     steps = [
         {"from": a, "to": b, "interval": step(rows, a, b)}
         for a, b in [*pairwise(sizes), *((sizes[0], size) for size in sizes[2:])]
     ]
-    return {"means": means, "steps": steps, "by_position": {size: _by_position(rows, size) for size in sizes}}
-
-
-def _by_position(rows: Sequence[dict[str, Any]], size: int) -> list[dict[str, Any]]:
-    """Loss in nats a token by place in the document, over all documents."""
-    total: dict[int, list[float]] = {}
-    for row in rows:
-        if row["size"] == size:
-            for start, loss, count in row["by_position"]:
-                entry = total.setdefault(start, [0.0, 0.0])
-                entry[0] += loss
-                entry[1] += count
-    return [{"start": s, "loss": loss / n, "count": int(n)} for s, (loss, n) in sorted(total.items())]
+    return {
+        "means": {size: means(mine) for size, mine in of_size.items()},
+        "steps": steps,
+        "by_position": {size: by_position(mine) for size, mine in of_size.items()},
+    }
 
 
 def verdict(rows: Sequence[dict[str, Any]], sizes: Sequence[int], *, at: int = 65_536) -> Verdict:

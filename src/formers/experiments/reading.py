@@ -1,0 +1,103 @@
+"""Whole documents, read from the first token to the last, with what every token cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from formers.data.batch import NO_TARGET
+from formers.errors import DataError
+from formers.experiments.claims import Interval, paired
+from formers.training import Objective
+from formers.training.evaluate import EDGES, evaluating, stretches
+
+LENGTH = 512
+"""Tokens a call."""
+
+
+def read(model: nn.Module, texts: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Score texts side by side, each with a memory or cache of its own: of each its tokens that have one before them, the
+    sum of their losses in nats, how many were the likeliest, and loss and number by place in the text.
+
+    texts  tokens, int64 [length] each
+    """
+    longest = max(map(len, texts)) - 1
+    objective, sums, right = Objective(model), np.zeros((len(texts), len(EDGES), 2)), np.zeros(len(texts), dtype=int)
+    with evaluating(objective):
+        state = model.init_state(len(texts), longest)  # type: ignore[operator]
+        for ids, wanted, index in _calls(texts, longest):
+            losses, hits, staged = objective(
+                *(torch.from_numpy(each) for each in (ids, wanted, index)), None, state, scores=True
+            )
+            state = staged.commit()
+            _add(sums, losses.double().numpy(), wanted, index)
+            right += (hits.numpy() & (wanted != NO_TARGET)).sum(1)
+    return [
+        {
+            "tokens": len(text) - 1,
+            "loss": float(part[:, 0].sum()),
+            "right": int(hits),
+            "by_position": [[EDGES[i], float(loss), int(n)] for i, (loss, n) in enumerate(part) if n],
+        }
+        for text, part, hits in zip(texts, sums, right, strict=True)
+    ]
+
+
+def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """ids, targets and index [rows, LENGTH] call by call; -1 and -100 beyond a text's end."""
+    for start in range(0, longest, LENGTH):
+        ids = np.zeros((len(texts), LENGTH), dtype=np.int64)
+        wanted, index = np.full_like(ids, NO_TARGET), np.full_like(ids, -1)
+        for row, text in enumerate(texts):
+            n = max(0, min(LENGTH, len(text) - 1 - start))
+            ids[row, :n], wanted[row, :n] = text[start : start + n], text[start + 1 : start + 1 + n]
+            index[row, :n] = np.arange(start, start + n)
+        yield ids, wanted, index
+
+
+def _add(sums: np.ndarray, losses: np.ndarray, wanted: np.ndarray, index: np.ndarray) -> None:
+    for row in range(len(sums)):
+        there = wanted[row] != NO_TARGET
+        stretch = stretches(index[row, there])
+        np.add.at(sums[row, :, 0], stretch, losses[row, there])
+        np.add.at(sums[row, :, 1], stretch, 1)
+
+
+# --- what rows say ------------------------------------------------------------------------------------------------------
+
+
+def bits_per_byte(row: Mapping[str, Any]) -> float:
+    """Of a row that `read` gave, with the bytes of its text beside it."""
+    return row["loss"] / math.log(2) / row["bytes"]
+
+
+def change(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Interval | None:
+    """What `after` changes in bits per byte, document by document; None for fewer than two documents that both read."""
+    first, second = ({row["document"]: bits_per_byte(row) for row in rows} for rows in (before, after))
+    both = sorted(first.keys() & second.keys())
+    return paired([second[d] for d in both], [first[d] for d in both]) if len(both) > 1 else None
+
+
+def by_position(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Loss in nats a token by place in the document, over all documents."""
+    total: dict[int, list[float]] = {}
+    for row in rows:
+        for start, loss, count in row["by_position"]:
+            entry = total.setdefault(start, [0.0, 0.0])
+            entry[0] += loss
+            entry[1] += count
+    return [{"start": s, "loss": loss / n, "count": int(n)} for s, (loss, n) in sorted(total.items())]
+
+
+def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Over documents: bits per byte (each document counts alike), and the share of tokens that were the likeliest."""
+    if not rows:
+        raise DataError("no document was read", "one or more")
+    each = [bits_per_byte(row) for row in rows]
+    hits, tokens = sum(row["right"] for row in rows), sum(row["tokens"] for row in rows)
+    return {"bits_per_byte": sum(each) / len(each), "accuracy": hits / tokens, "documents": len(rows)}
