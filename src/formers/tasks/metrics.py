@@ -81,6 +81,18 @@ def rouge(
     return {kind: sum(scores[kind].fmeasure for scores in found) / len(found) for kind in kinds}
 
 
+def each_chrf(texts: Sequence[str], truths: Sequence[str]) -> list[float]:
+    """chrF of every text by itself, from 0 to 100, against its one true text."""
+    sentence_chrf = _library("sacrebleu").sentence_chrf
+    return [float(sentence_chrf(text, [truth]).score) for text, truth in zip(texts, truths, strict=True)]
+
+
+def each_rouge_l(texts: Sequence[str], truths: Sequence[str]) -> list[float]:
+    """F1 of ROUGE-L of every text by itself, from 0 to 1, against its one true text."""
+    scorer = _library("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    return [scorer.score(truth, text)["rougeL"].fmeasure for text, truth in zip(texts, truths, strict=True)]
+
+
 def _library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)

@@ -27,6 +27,7 @@ from formers.errors import ConfigError
 from formers.parts.positions import Positions
 from formers.parts.sources import Source
 from formers.training.batches import number_scored
+from formers.training.labelled import LabelObjective
 from formers.training.loss import IGNORE, score
 from formers.training.objective import Objective, body_and_head
 from formers.training.precision import autocast
@@ -168,6 +169,8 @@ def make_objective(model: nn.Module, name: str = "auto", *, precision: str = "fl
     if isinstance(model, ReplacedToken):
         name = "replaced_token"
     elif name == "auto":
+        if getattr(getattr(model, "config", None), "head", None) == "sequence" and not reads_source(model):
+            return LabelObjective(model, precision=precision)
         name = default_of(getattr(model, "config", None), reads_source(model)) or "next_token"
     return _LOSSES.get(name, Objective)(model, precision=precision)
 
