@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,11 @@ def test_the_head_says_what_is_learnt(
     assert library.load(run).config.vocab_size == tokenizer.vocab_size
     if objective != "next_token":
         assert not any("first loss" in warning for warning in outcome.json["warnings"])
+    said = formers("train", recipe, "--data", shards, *QUICK[:-1], *asked, "--out", "s").out
+    offered = re.findall(r"^  formers (\w+)", said, re.MULTILINE)
+    assert offered[-2:] == ["certify", "report"]
+    assert ("generate" in offered) == (objective in ("next_token", "span_corruption"))
+    assert ("eval" in offered) == (objective != "replaced_token")
     if objective not in ("next_token", "replaced_token"):
         assert tokenizer.vocab_size > 257
         assert any("[MASK]" in row["prompt"] or "<extra_id_0>" in row["prompt"] for row in rows(run, "sample"))

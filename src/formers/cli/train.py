@@ -179,9 +179,21 @@ def _tell(result: RunResult, live: Live, as_json: bool) -> None:
     console.print(
         f"done: {result.steps:,} steps, {result.tokens:,} tokens, {result.seconds:,.0f} s{score}", markup=False
     )
-    for command in (f"generate {out} 'def '", f"eval {out}", f"certify {out}", f"report {out}"):
+    for command in _next_commands((result.evaluation or {}).get("objective", "next_token"), out):
         console.print(f"  formers {command}", markup=False, soft_wrap=True)
     return None
+
+
+def _next_commands(objective: str, out: str) -> list[str]:
+    """What can be done with a run, by what its model learnt."""
+    first = {
+        "masked_token": [f"pipe fill-mask --model {out} 'def [MASK](self):'", f"eval {out}"],
+        "next_sentence": [f"eval {out}"],
+        "sentence_order": [f"eval {out}"],
+        "replaced_token": [],  # its generator is not kept
+    }
+    asked = first.get(objective, [f"generate {out} 'def '", f"eval {out}"])
+    return [*asked, f"certify {out}", f"report {out}"]
 
 
 def _result(result: RunResult, live: Live) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from formers.training.evaluate import evaluate
 from formers.training.objective import accepts
 from formers.training.objectives import choose, make_objective
 from formers.training.precision import choose_device, choose_precision
-from formers.training.settings import ObjectiveName
 
 ROWS, LENGTH = 16, 512
 """Of a batch, where a run does not say."""
@@ -41,7 +40,7 @@ def shards_for(found: Resolved, folder: Path | str | None = None) -> Shards:
     return shards
 
 
-def objective_of(found: Resolved) -> ObjectiveName:
+def objective_of(found: Resolved) -> str:
     """What a model is evaluated on: what its run trained it for, or what its head is for. Raises ConfigError for heads that
     no text teaches, and for a discriminator, whose generator is not kept."""
     asked = (found.recipe or {}).get("train", {}).get("objective", "auto")
@@ -52,10 +51,10 @@ def objective_of(found: Resolved) -> ObjectiveName:
             "its last evaluation stands in its metrics.jsonl; or load it under another head and fine-tune it",
         )
     config = getattr(found.model, "config", None)
-    return choose(asked, found.model, config)  # type: ignore[return-value]
+    return choose(asked, found.model, config)
 
 
-def _of_run(run: Path, recipe: dict[str, Any], objective: ObjectiveName) -> Shards:
+def _of_run(run: Path, recipe: dict[str, Any], objective: str) -> Shards:
     from formers.recipes import DataSettings
 
     folder, _ = recorded(run)

@@ -10,7 +10,6 @@ from formers.data import MaskedTokens, SentencePairs, Shards, SourceToTarget, Sp
 from formers.data.masking import Letters
 from formers.errors import ConfigError
 from formers.recipes import TrainSettings
-from formers.training.settings import ObjectiveName
 
 MASKED = ("masked_token", "next_sentence", "sentence_order", "replaced_token")
 
@@ -50,6 +49,6 @@ def unigram_loss(shards: Shards) -> float:
     return float(-(there[seen] * np.log(chances[seen])).sum() / max(1, there.sum()))
 
 
-def text_baselines(shards: Shards, objective: ObjectiveName) -> dict[str, float]:
+def text_baselines(shards: Shards, objective: str) -> dict[str, float]:
     """What needs no training, by name, as evaluation rows hold it."""
     return {"unigram_loss": unigram_loss(shards)} if objective in MASKED else {}

@@ -32,7 +32,6 @@ from formers.experiments.rows import text_baselines, text_view
 from formers.models import registry
 from formers.recipes import DataSettings, Recipe, TrainSettings
 from formers.training.objectives import choose
-from formers.training.settings import ObjectiveName
 
 Config = TypeVar("Config")
 
@@ -47,7 +46,7 @@ BASELINE_BYTES = 1 << 26
 
 def shards_of(
     settings: DataSettings,
-    objective: ObjectiveName = "next_token",
+    objective: str = "next_token",
     *,
     folder: Path | str | None = None,
     quiet: bool = False,
@@ -140,7 +139,7 @@ def training_view(shards: Shards, data: DataSettings, train: TrainSettings) -> V
     sizes = {"batch_size": train.batch_size, "seq_len": train.seq_len}
     if train.objective not in ("auto", "next_token"):
         return text_view(shards, train, data.view, split="train", seed=data.seed, **sizes)
-    more = {"longest": data.longest} if data.longest else {}
+    more = {"longest": data.longest} if data.view == "streams" else {}
     return VIEWS[data.view](shards, split="train", seed=data.seed, **sizes, **more)
 
 
@@ -182,7 +181,7 @@ class Baselines:
     """What needs no training, on the same validation text."""
 
     shards: Shards
-    objective: ObjectiveName = "next_token"
+    objective: str = "next_token"
 
     @cached_property
     def values(self) -> dict[str, float]:

@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from formers.config import require, to_dict
+from formers.errors import suggest
 from formers.training.schedules import Schedule, ScheduleName
 
-ObjectiveName = Literal[
-    "auto",
-    "next_token",
-    "masked_token",
-    "next_sentence",
-    "sentence_order",
-    "replaced_token",
-    "span_corruption",
-    "source_to_target",
-]
+OBJECTIVES = (
+    *("auto", "next_token", "masked_token", "next_sentence", "sentence_order"),
+    *("replaced_token", "span_corruption", "source_to_target"),
+)
 
 FREE = frozenset({"eval_every", "eval_batches", "checkpoint_every", "sample_every", "minutes"})
 """Settings that no weight depends on: a resumed run may change them."""
@@ -40,8 +35,9 @@ LATER: dict[str, tuple[Any, ...]] = {
 class TrainSettings:
     """Settings of a training. One step is one update of the weights."""
 
-    objective: ObjectiveName = "auto"
-    """What the model learns to say; auto: what its head is for."""
+    objective: str = "auto"
+    """next_token, masked_token, next_sentence, sentence_order, replaced_token, span_corruption or source_to_target; auto: what
+    the model's head is for."""
     masking: Literal["tokens", "words", "ngrams"] = "tokens"
     """What is masked together: single tokens, whole words, or one to three words in a row."""
     masked_share: float = 0.15
@@ -168,6 +164,8 @@ def _problems(s: TrainSettings) -> Iterator[str]:
     for name in ("overfit_batches", "limit_batches"):
         if getattr(s, name) < 0:
             yield f"{name} is {getattr(s, name)}, wanted at least 0"
+    if s.objective not in OBJECTIVES:
+        yield f"objective {s.objective!r} is none of {', '.join(OBJECTIVES)} {suggest(s.objective, OBJECTIVES)}".rstrip()
     if not 0 < s.masked_share < 1:
         yield f"masked_share is {s.masked_share}, wanted more than 0 and less than 1"
     if s.mean_span < 1:
