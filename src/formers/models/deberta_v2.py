@@ -129,12 +129,12 @@ PRESETS: dict[str, dict] = {
     "nano": _NANO,
     "tiny": _TINY,
     "v3_xsmall": {"d_model": 384, "num_heads": 6, "d_ff": 1536},  # 71M
-    "v3_small": {"num_layers": 6},  # 141M
-    "v3_base": {},  # 184M
-    "v3_large": {"d_model": 1024, "num_layers": 24, "num_heads": 16, "d_ff": 4096},  # 434M
-    "mdeberta_v3_base": {"vocab_size": 251000},  # 278M, of many languages
-    "v2_xlarge": _XLARGE,  # 885M
-    "v2_xxlarge": _XLARGE | {"num_layers": 48},  # 1.5B
+    "v3_small": {"num_layers": 6},  # 142M
+    "v3_base": {},  # 185M
+    "v3_large": {"d_model": 1024, "num_layers": 24, "num_heads": 16, "d_ff": 4096},  # 435M
+    "mdeberta_v3_base": {"vocab_size": 251000},  # 279M, of many languages
+    "v2_xlarge": _XLARGE,  # 887M
+    "v2_xxlarge": _XLARGE | {"num_layers": 48},  # 1.6B
 }
 
 
