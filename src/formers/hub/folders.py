@@ -84,6 +84,10 @@ def model_types() -> dict[str, ModuleType]:
 
 def foreign_module(model_type: str) -> ModuleType:
     """Our module for a reference's model_type. Raises ConfigError with what is known."""
+    if model_type in registry.specs():  # most are called alike; asking every module would import them all
+        module = registry.spec(model_type).load()
+        if getattr(getattr(module, "FOREIGN", None), "model_type", None) == model_type:
+            return module
     known = model_types()
     if model_type not in known:
         wanted = "one of " + ", ".join([*known, *(OURS + name for name in registry.specs())])
