@@ -63,7 +63,7 @@ WRITING = ("summarization", "translation", "text-generation")
 COUNTS = [
     pytest.param(task, count, marks=[pytest.mark.slow] if count == 200 and task in WRITING else [])
     for task in CASES
-    for count in ((40, 200) if task in WRITING else (200,))
+    for count in ((25, 200) if task in WRITING else (200,))
 ]
 
 

@@ -19,7 +19,7 @@ import formers
 from formers.errors import ConfigError, DataError, TargetError
 from formers.tasks.names import ALIASES, TASKS, find, tasks_of
 from formers.text import Tokenizer, train_tokenizer
-from tests.tasks.conftest import TEXT
+from tests.tasks.conftest import TEXT, words
 
 Make = Callable[[str], Path]
 Pipe = Callable[..., Any]
@@ -370,3 +370,12 @@ def test_relative_to_no_text_a_token_gains_what_the_text_adds(folder: Make, pipe
     assert {c.token_id: c.score for c in found.choices} == pytest.approx({c.token_id: c.score for c in gap.choices})
     assert all(choice.gain is None for choice in gap.choices)
     assert [c.token_id for c in found.choices] != [c.token_id for c in gap.choices]
+
+
+def test_one_beam_is_greedy_whenever_a_search_ends(pipe: Pipe) -> None:
+    ours = pipe("translation", "t5", beams=1, max_new_tokens=12)
+    texts = ["Ada", *words(20, 12, seed=4)]
+    greedy = [row.ids for (row,) in ours(texts)]
+    assert any(len(ids) < 12 for ids in greedy)
+    for early in ("yes", "never"):
+        assert [row.ids for (row,) in ours(texts, early_stopping=early, length_penalty=3.0)] == greedy
