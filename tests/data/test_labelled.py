@@ -142,9 +142,9 @@ def test_groups_are_held_out_whole_by_the_seed_alone() -> None:
     assert held_out(items, 0.2, 1)[1] != test
 
 
-def test_something_is_left_to_train_and_to_test() -> None:
-    for share in (0.001, 0.999):
-        assert all(held_out(sentences(2, 1), share, 0))
-    for items, share in ((sentences(1, 5), 0.2), (sentences(5, 1), 0.0), (sentences(5, 1), 1.0)):
+def test_something_is_left_to_train_and_two_groups_to_test() -> None:
+    for share, sizes in ((0.001, (8, 2)), (0.999, (1, 9))):
+        assert tuple(map(len, held_out(sentences(10, 1), share, 0))) == sizes
+    for items, share in ((sentences(2, 5), 0.2), (sentences(5, 1), 0.0), (sentences(5, 1), 1.0)):
         with pytest.raises(DataError, match="groups"):
             held_out(items, share, 0)

@@ -61,16 +61,16 @@ class TextPair:
 
 
 def held_out(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """(training, test): a share of the groups, drawn by `seed`, is the test. Orders are kept.
+    """(training, test): a share of the groups, drawn by `seed`, is the test, at least two of them. Orders are kept.
 
-    Raises DataError where there are fewer than two groups, or a share that is none.
+    Raises DataError where there are fewer than three groups, or a share that is none.
     """
     groups = sorted({item.group for item in items}, key=lambda group: score(digest(group), seed))
-    if not 0 < share < 1 or len(groups) < 2:
+    if not 0 < share < 1 or len(groups) < 3:
         raise DataError(
-            f"{len(groups)} groups and a test share of {share}", "two groups or more, a share within 0 and 1"
+            f"{len(groups)} groups and a test share of {share}", "three groups or more, a share within 0 and 1"
         )
-    test = set(groups[: min(len(groups) - 1, max(1, round(share * len(groups))))])
+    test = set(groups[: min(len(groups) - 1, max(2, round(share * len(groups))))])
     return [item for item in items if item.group not in test], [item for item in items if item.group in test]
 
 
