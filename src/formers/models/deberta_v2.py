@@ -29,7 +29,7 @@ Departures
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -38,7 +38,7 @@ from torch import nn
 from formers.config import ACTIVATION_NAMES, require
 from formers.parts.attention import Project
 from formers.parts.disentangled import TERMS, ContentMaps, Distances, OwnMaps
-from formers.parts.disentangled_encoder import CURVES, Convolution, DisentangledEncoder, problems_of, row
+from formers.parts.disentangled_encoder import CURVES, Convolution, DisentangledEncoder, Heads, problems_of, row
 from formers.parts.disentangled_encoder import HEADS as SHARED_HEADS
 from formers.parts.disentangled_names import (
     CURVE_NAMES,
@@ -53,7 +53,7 @@ from formers.parts.disentangled_names import (
 from formers.parts.norms import LayerNorm
 from formers.weights import Rule, Table, both
 
-HEADS: Mapping[str, Callable[[Any], nn.Module]] = {**SHARED_HEADS, "choice": lambda c: row(c, 1)}
+HEADS: Heads = {**SHARED_HEADS, "choice": lambda c: row(c, 1)}
 PROJECT = ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj")
 
 

@@ -100,7 +100,7 @@ class Distances(nn.Module):
         return self._bucket(relative).clamp(-told, min(told, self.reach - 1)) + told
 
     def told(self, q_positions: Positions, k_positions: Positions) -> int:
-        """How far the rows must reach for these tokens: all the way where looking would make a GPU or a compiler wait."""
+        """How far the rows must reach for these tokens: all the way where looking would make a device or a compiler wait."""
         farthest = _farthest(q_positions, k_positions)
         return self.reach if farthest is None else min(self.reach, int(self._bucket(torch.tensor(farthest))))
 
@@ -115,7 +115,7 @@ def _farthest(q_positions: Positions, k_positions: Positions) -> int | None:
     q, k = q_positions, k_positions
     if q.start is not None and k.start is not None:
         return max(q.start + q.length - 1 - k.start, k.start + k.length - 1 - q.start)
-    if q.index.is_cuda or torch.compiler.is_compiling():
+    if q.index.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     apart = torch.stack([q.index.max() - k.index.min(), k.index.max() - q.index.min()])
     return max(0, int(apart.max()))

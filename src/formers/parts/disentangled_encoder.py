@@ -23,6 +23,8 @@ from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PostNorm
 
+Heads: TypeAlias = Mapping[str, Callable[[Any], nn.Module]]
+"""A head by its name, made of a config."""
 MASK_DECODERS = ("none", "enhanced")
 CURVES: dict[str, Callable[[Tensor], Tensor]] = {**ACTIVATIONS, "tanh": torch.tanh}
 """What poolers and convolutions may end in."""
@@ -106,7 +108,7 @@ class DisentangledTrunk(PostNorm):
 class DisentangledEncoder(Encoder):
     """Base of the versions of DeBERTa. A version says its heads, and how queries, keys, values and distances are made."""
 
-    heads: ClassVar[Mapping[str, Callable[[Any], nn.Module]]]
+    heads: ClassVar[Heads]
 
     def project(self, config: Any) -> nn.Module:
         raise NotImplementedError
@@ -201,7 +203,6 @@ def row(config: Any, num_labels: int) -> RowHead:
     return RowHead(pool, num_labels, dropout=dropout)
 
 
-Heads: TypeAlias = Mapping[str, Callable[[Any], nn.Module]]
 HEADS: Heads = {
     "masked_token": masked_token,
     "sequence": lambda c: row(c, c.num_labels),
