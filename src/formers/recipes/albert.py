@@ -12,7 +12,7 @@ def nano() -> Recipe:
     return Recipe(
         name="albert.nano",
         model=registry.configure("albert", "nano", vocab_size=1024, head="pretraining", classifier_dropout=0.0),
-        data=DataSettings(tokenizer="unigram", vocab_size=1024),
+        data=DataSettings(tokenizer="wordpiece", vocab_size=1024),
         train=TrainSettings(
             masking="ngrams", steps=300, batch_size=16, seq_len=128, lr=3e-3, eval_every=100, checkpoint_every=100
         ),
@@ -24,7 +24,7 @@ def tiny() -> Recipe:
     return Recipe(
         name="albert.tiny",
         model=registry.configure("albert", "tiny", head="pretraining", classifier_dropout=0.0),
-        data=DataSettings(tokenizer="unigram", vocab_size=4096),
+        data=DataSettings(tokenizer="wordpiece", vocab_size=4096),
         train=TrainSettings(masking="ngrams", steps=1200, batch_size=8, seq_len=256, lr=2e-3, warmup=40),
     )
 

@@ -15,7 +15,7 @@ def nano() -> Recipe:
     return Recipe(
         name="deberta_v2.nano",
         model=registry.configure("deberta_v2", "nano", vocab_size=1024, **_NO_DROPOUT),
-        data=DataSettings(tokenizer="unigram", vocab_size=1024),
+        data=DataSettings(tokenizer="wordpiece", vocab_size=1024),
         train=TrainSettings(
             objective="replaced_token",
             steps=300,
@@ -33,7 +33,7 @@ def tiny() -> Recipe:
     return Recipe(
         name="deberta_v2.tiny",
         model=registry.configure("deberta_v2", "tiny", **_NO_DROPOUT),
-        data=DataSettings(tokenizer="unigram", vocab_size=4096),
+        data=DataSettings(tokenizer="wordpiece", vocab_size=4096),
         train=TrainSettings(objective="replaced_token", steps=1200, batch_size=8, seq_len=256, lr=1e-3, warmup=40),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from formers.models import registry
-from formers.recipes.recipe import DataSettings, Recipe
+from formers.recipes.recipe import STRETCH, DataSettings, Recipe
 from formers.training.settings import TrainSettings
 
 
@@ -31,7 +31,7 @@ def _tuning(name: str, **train: Any) -> Recipe:
     return Recipe(
         name=f"grafted.{name}",
         model=registry.configure("grafted", "nano"),
-        data=DataSettings(vocab_size=512, view="streams"),
+        data=DataSettings(vocab_size=512, view="streams", longest=STRETCH),
         train=TrainSettings(batch_size=8, seq_len=256, carry_state=True, **train),
         from_init=True,
     )

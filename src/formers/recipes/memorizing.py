@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from formers.models import registry
-from formers.recipes.recipe import DataSettings, Recipe
+from formers.recipes.recipe import STRETCH, DataSettings, Recipe
 from formers.training.settings import TrainSettings
 
 
@@ -12,7 +12,7 @@ def nano() -> Recipe:
     return Recipe(
         name="memorizing.nano",
         model=registry.configure("memorizing", "nano"),
-        data=DataSettings(vocab_size=512, view="streams"),
+        data=DataSettings(vocab_size=512, view="streams", longest=STRETCH),
         train=TrainSettings(
             steps=300, batch_size=16, seq_len=64, carry_state=True, lr=3e-3, eval_every=100, checkpoint_every=100
         ),
@@ -24,8 +24,8 @@ def tiny() -> Recipe:
     return Recipe(
         name="memorizing.tiny",
         model=registry.configure("memorizing", "tiny"),
-        data=DataSettings(vocab_size=4096, view="streams"),
-        train=TrainSettings(steps=1200, batch_size=8, seq_len=256, carry_state=True, lr=2e-3, warmup=40),
+        data=DataSettings(vocab_size=4096, view="streams", longest=STRETCH),
+        train=TrainSettings(steps=1200, batch_size=16, seq_len=128, carry_state=True, lr=2e-3, warmup=40),
     )
 
 
@@ -34,7 +34,7 @@ def mini() -> Recipe:
     return Recipe(
         name="memorizing.mini",
         model=registry.configure("memorizing", "mini"),
-        data=DataSettings(vocab_size=8192, view="streams"),
+        data=DataSettings(vocab_size=8192, view="streams", longest=STRETCH),
         train=TrainSettings(
             steps=5000,
             batch_size=32,

@@ -8,11 +8,11 @@ from formers.training.settings import TrainSettings
 
 
 def nano() -> Recipe:
-    """0.3 million parameters: half a minute, to see that all of it works."""
+    """0.3 million parameters and gpt2.nano's text: half a minute, to see that all of it works."""
     return Recipe(
         name="t5.nano",
-        model=registry.configure("t5", "nano", vocab_size=1124, dropout=0.0),
-        data=DataSettings(tokenizer="unigram", vocab_size=1024),
+        model=registry.configure("t5", "nano", dropout=0.0),
+        data=DataSettings(vocab_size=512),
         train=TrainSettings(steps=300, batch_size=16, seq_len=128, lr=3e-3, eval_every=100, checkpoint_every=100),
     )
 
@@ -21,8 +21,8 @@ def tiny() -> Recipe:
     """5 million parameters, in two stacks: the tokens that gpt2.tiny reads."""
     return Recipe(
         name="t5.tiny",
-        model=registry.configure("t5", "tiny", vocab_size=4196, dropout=0.0),
-        data=DataSettings(tokenizer="unigram", vocab_size=4096),
+        model=registry.configure("t5", "tiny", dropout=0.0),
+        data=DataSettings(vocab_size=4096),
         train=TrainSettings(steps=1200, batch_size=8, seq_len=256, lr=2e-3, warmup=40),
     )
 

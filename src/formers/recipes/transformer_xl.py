@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from formers.models import registry
-from formers.recipes.recipe import DataSettings, Recipe
+from formers.recipes.recipe import STRETCH, DataSettings, Recipe
 from formers.training.settings import TrainSettings
 
 _NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
@@ -15,7 +15,7 @@ def nano() -> Recipe:
     return Recipe(
         name="transformer_xl.nano",
         model=registry.configure("transformer_xl", "nano", **_NO_DROPOUT),
-        data=DataSettings(vocab_size=512, view="streams"),
+        data=DataSettings(vocab_size=512, view="streams", longest=STRETCH),
         train=TrainSettings(
             steps=300, batch_size=32, seq_len=64, lr=3e-3, eval_every=100, checkpoint_every=100, carry_state=True
         ),
@@ -27,7 +27,7 @@ def tiny() -> Recipe:
     return Recipe(
         name="transformer_xl.tiny",
         model=registry.configure("transformer_xl", "tiny", **_NO_DROPOUT),
-        data=DataSettings(vocab_size=4096, view="streams"),
+        data=DataSettings(vocab_size=4096, view="streams", longest=STRETCH),
         train=TrainSettings(steps=1200, batch_size=16, seq_len=128, lr=2e-3, warmup=40, carry_state=True),
     )
 
@@ -37,7 +37,7 @@ def mini() -> Recipe:
     return Recipe(
         name="transformer_xl.mini",
         model=registry.configure("transformer_xl", "mini", **_NO_DROPOUT),
-        data=DataSettings(vocab_size=8192, view="streams"),
+        data=DataSettings(vocab_size=8192, view="streams", longest=STRETCH),
         train=TrainSettings(
             steps=5000,
             batch_size=64,
