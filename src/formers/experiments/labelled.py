@@ -139,11 +139,11 @@ def learn(
 
     facts  of the data, which a training that goes on must find unchanged
     """
-    sizes = {"batch_size": settings.batch_size, "seq_len": settings.seq_len, "seed": settings.seed}
+    sizes = {"batch_size": settings.batch_size, "seq_len": settings.seq_len}
     result = train(
         start.model.train(),
         settings.training(fresh=start.fresh),
-        LabelledRows(examples, start.tokenizer, **sizes),
+        LabelledRows(examples, start.tokenizer, seed=settings.seed, **sizes),
         out=out,
         recipe={"name": out.parent.name, "seed": settings.seed, "data": facts, "init": start.name},
         resume=(out / "recipe.json").is_file(),
