@@ -51,7 +51,9 @@ def distances_backwards(model: Any) -> None:
 
 
 def one_sided_buckets_in_the_encoder(model: Any) -> None:
-    model.encoder.blocks[0]["attention"].score.terms[0].bidirectional = False
+    term = model.encoder.blocks[0]["attention"].score.terms[0]
+    one_sided = T5Bias(3, num_buckets=10, max_distance=17, bidirectional=False)
+    term.past, term.future, term.buckets = one_sided.past, one_sided.future, one_sided.buckets
 
 
 def a_causal_encoder(model: Any) -> None:

@@ -162,6 +162,19 @@ def test_t5_buckets_equal_transformers(bidirectional: bool) -> None:
         assert ours.equal(theirs), (buckets, furthest)
 
 
+@pytest.mark.parametrize(("bidirectional", "buckets", "furthest"), [(False, 6, 9), (True, 8, 20), (False, 32, 128)])
+def test_t5_bias_is_the_number_of_the_bucket_at_every_distance(
+    bidirectional: bool, buckets: int, furthest: int
+) -> None:
+    term = T5Bias(2, num_buckets=buckets, max_distance=furthest, bidirectional=bidirectional, scale=8.0)
+    q_positions, k_positions = Positions.offset(200, 3), Positions.whole(403)
+    q, k = torch.zeros(1, 2, 3, 1), torch.zeros(1, 2, 403, 1)
+    relative = k_positions.index[:, None, :] - q_positions.index[:, :, None]
+    bucket = t5_bucket(relative, num_buckets=buckets, max_distance=furthest, bidirectional=bidirectional)
+    found = term.prepare(nn.Identity(), q_positions)(q, k, q_positions, k_positions)
+    assert found.equal(8.0 * term.table.weight[bucket].permute(0, 3, 1, 2))
+
+
 def test_t5_bias_aligns_a_cached_query_with_its_own_place() -> None:
     term = T5Bias(2, bidirectional=False)
     whole = Positions.whole(9)

@@ -22,6 +22,8 @@ Departures
 - Token embeddings are N(0, init_std) times d_model^1/2 (1706.03762, section 3.4). meliad draws them with a deviation of 1 and
   divides the tied logits by d_model^1/2: the same functions; this way Adam's steps suit the logits. Without either, what
   the layers add drowns the token, and looking a key up by its token is not learnt (docs/log.md).
+- The T5 bias is its table times `bias_scale`. Adafactor, which the authors use, moves a number in proportion to its table's
+  size; Adam moves all by the learning rate, and heads that look one token back took thousands of steps to form.
 - Exact search by default; the paper's finds about 90% of the true neighbours, meliad's one of each of k interleaved buckets.
 - Learning rates and Adafactor are the recipe's business, not the model's.
 """
@@ -75,6 +77,7 @@ class MemorizingConfig:
     bias_in_memory_layers: bool = True
     num_buckets: int = 32
     max_distance: int = 128
+    bias_scale: float = 8.0  # of the T5 bias: parts/terms.py says why
     activation: str = "relu"
     eps: float = 1e-6
     dropout: float = 0.0
@@ -134,7 +137,7 @@ PRESETS: dict[str, dict] = {
     },
     "tiny": {
         "d_model": 192, "num_layers": 4, "num_heads": 6, "d_ff": 768, "vocab_size": 4096,
-        "segment_length": 256, "cache_length": 256, "memory_layers": (2,),
+        "segment_length": 128, "cache_length": 128, "memory_layers": (2,),
     },
     "mini": {
         "d_model": 384, "num_layers": 6, "num_heads": 6, "d_ff": 1536, "vocab_size": 8192, "memory_layers": (4,),
@@ -216,7 +219,11 @@ def attention(config: MemorizingConfig, layer: int) -> nn.Module:
 
 def _t5_bias(config: MemorizingConfig) -> T5Bias:
     return T5Bias(
-        config.num_heads, num_buckets=config.num_buckets, max_distance=config.max_distance, bidirectional=False
+        config.num_heads,
+        num_buckets=config.num_buckets,
+        max_distance=config.max_distance,
+        bidirectional=False,
+        scale=config.bias_scale,
     )
 
 
