@@ -1,4 +1,5 @@
-"""`python -m benchmarks`: every benchmark, one after another, and docs/benchmarks.md from what they wrote."""
+"""`python -m benchmarks [NAME...]`: every benchmark, or those that are named, one after another, and docs/benchmarks.md from
+what they wrote."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import FOLDER
 
-NAMES = ("train", "generate", "memory", "text", "cli")
+NAMES = ("train", "generate", "memory", "memory_step", "deberta", "text", "cli")
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
@@ -44,8 +45,13 @@ def section(name: str, result: dict) -> list[str]:
 
 
 def main() -> None:
-    if "--page" not in sys.argv:
-        for name in NAMES:
+    asked = sys.argv[1:]
+    unknown = [name for name in asked if name not in (*NAMES, "--page")]
+    if unknown:
+        print(f"error: no benchmark {', '.join(unknown)}\n  wanted: {', '.join(NAMES)}, or --page", file=sys.stderr)
+        sys.exit(2)
+    if "--page" not in asked:
+        for name in asked or NAMES:
             print(f"benchmarks.{name}", file=sys.stderr)
             subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
     PAGE.write_text(page())
