@@ -30,6 +30,9 @@ from formers.training.labelled import at_labels
 FINE, FRESH = 2e-4, 1e-3
 """Learning rates of weights that were trained before, and of fresh ones."""
 
+MACHINE = ("cpu", "cores", "threads", "device", "precision", "torch", "formers")
+"""Of environment.json, which has more, what a result keeps."""
+
 POINTS = 50
 """Of the learning curve that a result keeps."""
 
@@ -194,12 +197,13 @@ def result(
     """What a labelled training writes: settings, data, figures, what they are compared with, and the verdict in words."""
     record = read_run(run)
     kept = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+    kept["minutes"] = None if settings.steps else settings.minutes
     return {
         "task": task,
         "settings": kept | {"init": _short(settings.init)},
         "data": data,
         "training": _training(record.train) | {"parameters": record.recipe.get("parameters")},
-        "environment": record.environment,
+        "environment": {name: record.environment.get(name) for name in MACHINE},
         "measure": measure,
         "score": score,
         "baselines": baselines,
