@@ -59,9 +59,11 @@ class WorthSettings:
 
 MODEL: dict[str, Any] = {
     "d_model": 128, "num_layers": 4, "num_heads": 4, "d_ff": 512, "segment_length": 128, "cache_length": 128,
-    "memory_layers": (2,), "neighbours": 16, "normalise": False, "merge": "tanh", "init_std": 0.05,
+    "memory_layers": (2,), "neighbours": 16, "init_std": 0.05,
 }  # fmt: skip
-"""Keys as they are and a gate that begins shut, so that a model with memory begins as the one without."""
+
+SHUT: dict[str, Any] = {"normalise": False, "merge": "tanh"}
+"""Of a memory that comes late: keys as they are and a gate that begins shut, so that it begins as the model without."""
 
 
 def contestants(settings: WorthSettings) -> tuple[Contestant, ...]:
@@ -75,7 +77,7 @@ def contestants(settings: WorthSettings) -> tuple[Contestant, ...]:
         Contestant(PLAIN, _recipe(PLAIN, plain, settings, settings.steps)),
         Contestant(MEMORY, _recipe(MEMORY, model, settings, settings.steps)),
         Contestant(LONGER, _recipe(LONGER, plain, settings, late), after=PLAIN),
-        Contestant(LATE, _recipe(LATE, model, settings, late), after=PLAIN),
+        Contestant(LATE, _recipe(LATE, dataclasses.replace(model, **SHUT), settings, late), after=PLAIN),
         Contestant(LARGE, _recipe(LARGE, large, settings, settings.steps)),
         Contestant(WINDOW, _recipe(WINDOW, window, settings, settings.steps)),
     )
