@@ -118,7 +118,10 @@ def plot(results: dict[str, Any], steps: int) -> Path:
         for name, found in results.items()
         for who, losses in found["loss"].items()
     ]
-    title, ticks = "Loss in the Hugging Face Trainer (ours lie under theirs)", [(s, str(s)) for s in range(0, steps + 1, 50)]
+    title, ticks = (
+        "Loss in the Hugging Face Trainer (ours lie under theirs)",
+        [(s, str(s)) for s in range(0, steps + 1, 50)],
+    )
     chart = Chart(title, "steps", "nats a byte", lines, [(float(s), n) for s, n in ticks], log_x=False)
     return write_chart(chart, FOLDER / "trainer.svg")
 

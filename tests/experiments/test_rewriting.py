@@ -31,12 +31,24 @@ def test_a_run_judges_what_it_writes_and_a_second_one_trains_nothing(tmp_path: P
     assert found["data"] == {"file": "p.jsonl", "train_pairs": 60, "test_pairs": 7, "fields": ["doc", "summary"]}
     assert 0.4 < found["baselines"]["the first sentence"] < 0.7  # "This is a red tool." against "red tool"
     assert found["verdict"].startswith("worse than the first sentence")
+    assert (found["settings"]["steps"], found["settings"]["minutes"]) == (3, None)  # the clock was not asked
     truths = [row["truth"] for row in found["written"]]
     mean = sum(each_rouge_l([row["model"] for row in found["written"]], truths)) / len(truths)
     assert found["score"] == pytest.approx(mean) == pytest.approx(found["measures"]["model"]["rougeL"])
     again = rewriting.run(task, data, tmp_path / "out", QUICK, progress=False)
     assert again is not None
     assert again == found
+
+
+@pytest.mark.slow
+def test_synopses_that_stand_in_their_descriptions_are_learnt(tmp_path: Path) -> None:
+    quick = dataclasses.replace(QUICK, steps=250, batch_size=16, test=40)
+    found = rewriting.run(
+        rewriting.synopsis(), pairs(tmp_path / "p.jsonl", 400), tmp_path / "out", quick, progress=False
+    )
+    assert found is not None
+    assert found["score"] > 0.8
+    assert found["verdict"].startswith("better than the first sentence")
 
 
 def test_no_test_pair_is_trained_on(tmp_path: Path) -> None:

@@ -63,7 +63,14 @@ def _lines(row: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     perplexity = ("perplexity", f"{row['perplexity']:,.2f}")
     if row["objective"] == "next_token":
         hits = f"{100 * row['accuracy']:.2f} % of the next tokens were the likeliest"
-        return [text, ("bits per byte", _number(row["bits_per_byte"])), *baselines, loss, perplexity, ("accuracy", hits)]
+        return [
+            text,
+            ("bits per byte", _number(row["bits_per_byte"])),
+            *baselines,
+            loss,
+            perplexity,
+            ("accuracy", hits),
+        ]
     asked = row["objective"].replace("_", " ")
     hits = f"{100 * row['accuracy']:.2f} % of the tokens asked for were the likeliest"
     pairs = [(name.replace("_", " "), f"{row[name]:.4f}") for name in ("pair_loss", "pair_accuracy") if name in row]

@@ -33,7 +33,11 @@ class ProgressLine:
             self.progress.update(self.task, completed=row["step"], numbers=numbers)
         elif row["kind"] == "eval":
             size = row["bits_per_byte"]
-            other = f"accuracy {100 * row['accuracy']:.1f} %" if "objective" in row else f"perplexity {row['perplexity']:.1f}"
+            other = (
+                f"accuracy {100 * row['accuracy']:.1f} %"
+                if "objective" in row
+                else f"perplexity {row['perplexity']:.1f}"
+            )
             measure = f"{size:.3f} bits per byte" if size is not None else other
             self._print(f"step {row['step']}: {row['split']} loss {row['loss']:.3f}, {measure}")
         elif row["kind"] == "event":
