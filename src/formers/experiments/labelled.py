@@ -142,7 +142,7 @@ def learn(
 
     facts  of the data, which a training that goes on must find unchanged
     """
-    sizes = {"batch_size": settings.batch_size, "seq_len": settings.seq_len}
+    sizes: dict[str, Any] = {"batch_size": settings.batch_size, "seq_len": settings.seq_len}
     result = train(
         start.model.train(),
         settings.training(fresh=start.fresh),

@@ -139,7 +139,7 @@ def training_view(shards: Shards, data: DataSettings, train: TrainSettings) -> V
     sizes = {"batch_size": train.batch_size, "seq_len": train.seq_len}
     if train.objective not in ("auto", "next_token"):
         return text_view(shards, train, data.view, split="train", seed=data.seed, **sizes)
-    more = {"longest": data.longest} if data.view == "streams" else {}
+    more: dict[str, Any] = {"longest": data.longest} if data.view == "streams" else {}
     return VIEWS[data.view](shards, split="train", seed=data.seed, **sizes, **more)
 
 
