@@ -34,19 +34,19 @@ def shards(formers: Formers, tmp_path: Path) -> Path:
 
 
 CASES = [
-    ("gpt2.nano", [], "next_token", set()),
-    ("bert.nano", [], "masked_token", set()),
-    ("distilbert.nano", ["--train.masking", "words"], "masked_token", set()),
-    ("bert.nano", ["--model.head", "pretraining"], "next_sentence", {"pair_loss", "pair_accuracy"}),
-    ("albert.nano", [], "sentence_order", {"pair_loss", "pair_accuracy"}),
-    ("bert.nano", ["--train.objective", "replaced_token"], "replaced_token", {"replaced_loss", "replaced_accuracy"}),
-    ("t5.nano", ["--train.mean-span", "2"], "span_corruption", set()),
+    ("gpt2.nano", [], "next_token", ()),
+    ("bert.nano", [], "masked_token", ()),
+    ("distilbert.nano", ["--train.masking", "words"], "masked_token", ()),
+    ("bert.nano", ["--model.head", "pretraining"], "next_sentence", ("pair_loss", "pair_accuracy")),
+    ("albert.nano", [], "sentence_order", ("pair_loss", "pair_accuracy")),
+    ("bert.nano", ["--train.objective", "replaced_token"], "replaced_token", ("replaced_loss", "replaced_accuracy")),
+    ("t5.nano", ["--train.mean-span", "2"], "span_corruption", ()),
 ]
 
 
 @pytest.mark.parametrize(("recipe", "asked", "objective", "measures"), CASES, ids=lambda value: str(value)[:40])
 def test_the_head_says_what_is_learnt(
-    formers: Formers, shards: Path, recipe: str, asked: list[str], objective: str, measures: set[str]
+    formers: Formers, shards: Path, recipe: str, asked: list[str], objective: str, measures: tuple[str, ...]
 ):
     outcome = formers("train", recipe, "--data", shards, *QUICK, *asked, "--out", "r")
     assert outcome.code == 0, outcome
