@@ -30,7 +30,7 @@ def test_a_graft_says_what_it_wrote_and_what_to_do_next(formers: Formers, run: P
     assert outcome.code == 0
     assert "8,192 entries a head in layer 0, read in segments of 64" in outcome.out.replace("\n", " ")
     assert "formers train grafted.gates --init remembering" in outcome.out
-    assert "--init ./grafted" in formers("graft", run, "--out", "grafted").out  # not the architecture of that name
+    assert "--init grafted" in formers("graft", run, "--out", "grafted").out  # a folder before an architecture
 
 
 def test_its_logits_are_the_runs_bit_for_bit(run: Path, grafted: Path) -> None:

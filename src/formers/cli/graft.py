@@ -60,10 +60,8 @@ def main(arguments: list[str]) -> None:
         f"{facts['segment']:,}; {facts['memory_bytes'] / 1e6:,.1f} MB a row)",
         markup=False,
     )
-    named = targets.parse(str(options.out)).kind == "folder"  # a folder called gpt2 is named ./gpt2
     for recipe in ("gates", "memory", "whole"):
-        init = options.out if named else f"./{options.out}"
-        stdout().print(f"  formers train grafted.{recipe} --init {init}", markup=False, soft_wrap=True)
+        stdout().print(f"  formers train grafted.{recipe} --init {options.out}", markup=False, soft_wrap=True)
     return None
 
 
