@@ -9,11 +9,8 @@ from typing import Any
 
 from formers.cli.console import emit, speaker, stdout, table
 from formers.cli.parse import Flag, parse
-from formers.cli.results import change, in_thousands
+from formers.cli.results import by_place, change
 from formers.files import write_json
-
-FIRST_SHOWN = 256
-"""Tokens from the start of a document from which the chart begins."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,8 @@ def main(arguments: list[str]) -> int:
     }
     result = worth.summarise(rows, costs, settings)
     write_json(options.out / "memory.json", result)
-    write_chart(_chart(result), options.out / "memory.svg")
+    lines = {name: row["by_position"] for name, row in result["contestants"].items()}
+    write_chart(by_place(lines), options.out / "memory.svg")
     if options.json:
         emit({**result, "folder": options.out})
         return 0
@@ -120,20 +118,3 @@ def _table(result: Mapping[str, Any]) -> Any:
     )
     content.caption_justify = "left"
     return content
-
-
-def _chart(result: Mapping[str, Any]) -> Any:
-    from formers.comparison.plot import Chart, Line
-
-    shown = {
-        name: [place for place in row["by_position"] if place["start"] >= FIRST_SHOWN]
-        for name, row in result["contestants"].items()
-    }
-    places = sorted({place["start"] for rows in shown.values() for place in rows})
-    return Chart(
-        "Loss by place in the document",
-        "tokens from its start",
-        "nats a token",
-        [Line(name, [p["start"] for p in rows], [p["loss"] for p in rows]) for name, rows in shown.items()],
-        [(float(place), in_thousands(place)) for place in places],
-    )

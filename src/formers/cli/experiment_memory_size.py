@@ -12,11 +12,8 @@ import tyro
 
 from formers.cli.console import emit, speaker, stdout, table
 from formers.cli.parse import Flag, parse
-from formers.cli.results import change, in_thousands, say
+from formers.cli.results import by_place, change, in_thousands, say
 from formers.files import write_json
-
-FIRST_SHOWN = 256
-"""Tokens from the start of a document from which the chart by place begins."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,8 @@ def main(arguments: list[str]) -> int:
     result = {"target": options.run, **summary, "verdict": says}
     write_json(options.out / "memory-size.json", result)
     write_chart(_by_size(summary, settings.sizes), options.out / "memory-size.svg")
-    write_chart(_by_position(summary, settings.sizes), options.out / "memory-position.svg")
+    lines = {f"memory of {size:,}": summary["by_position"][size] for size in settings.sizes}
+    write_chart(by_place(lines), options.out / "memory-position.svg")
     if options.json:
         emit({**result, "folder": options.out})
         return 0
@@ -92,16 +90,3 @@ def _by_size(result: Mapping[str, Any], sizes: tuple[int, ...]) -> Any:
         [Line("all documents", sizes, means)],
         [(float(size), in_thousands(size)) for size in sizes],
     )
-
-
-def _by_position(result: Mapping[str, Any], sizes: tuple[int, ...]) -> Any:
-    from formers.comparison.plot import Chart, Line
-
-    shown = {size: [row for row in result["by_position"][size] if row["start"] >= FIRST_SHOWN] for size in sizes}
-    lines = [
-        Line(f"memory of {size:,}", [row["start"] for row in rows], [row["loss"] for row in rows])
-        for size, rows in shown.items()
-    ]
-    places = sorted({row["start"] for rows in shown.values() for row in rows})
-    ticks = [(float(place), in_thousands(place)) for place in places]
-    return Chart("Loss by place in the document", "tokens from its start", "nats a token", lines, ticks)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from formers.cli.labelled import finish
-from formers.cli.parse import Flag, parse, positional
+from formers.cli.labelled import EncoderOptions, finish, settings_of
+from formers.cli.parse import parse, positional
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(EncoderOptions):
     """Train an encoder on rated texts and test it on texts held out: accuracy, against logistic regression on words.
 
     Writes sentiment.json and sentiment.svg. Ctrl-C is fine: the same command goes on where it stopped.
@@ -19,28 +19,10 @@ class Options:
 
     data: Annotated[Path, *positional("DATA")]
     """VADER's archive or folder, or a file of id<TAB>rating<TAB>text lines."""
-    init: str = "bert.tiny"
-    """A run, model folder or hub name of an encoder, or an architecture's preset, which begins with fresh weights."""
-    steps: int | None = None
-    """Updates; none: --minutes."""
-    minutes: float = 8.0
-    """How long to train, where no --steps are given."""
-    batch_size: int = 8
-    """Rows of an update."""
-    seq_len: int = 128
-    """Tokens of a row, which holds several texts."""
-    lr: float | None = None
-    """Peak learning rate; none: 0.001 of fresh weights, 0.0002 of others."""
     test: float = 0.2
     """Share of the texts (sentences of one review or article go together) that is held out."""
-    vocab_size: int = 4096
-    """WordPieces that are trained where weights are fresh."""
     out: Path = Path("runs/sentiment")
     """Where the run and the results go; what stands there is gone on with."""
-    seed: int = 0
-    """Of what is held out, weights, order and the bootstrap."""
-    json: Flag = False
-    """Print the result as JSON on stdout."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,16 +30,6 @@ def main(arguments: list[str]) -> int:
     from formers.experiments import sentiment
     from formers.experiments.labelled import LabelledSettings
 
-    settings = LabelledSettings(
-        init=options.init,
-        steps=options.steps,
-        minutes=options.minutes,
-        batch_size=options.batch_size,
-        seq_len=options.seq_len,
-        lr=options.lr,
-        test=options.test,
-        vocab_size=options.vocab_size,
-        seed=options.seed,
-    )
+    settings = settings_of(LabelledSettings, options)
     result = sentiment.run(options.data, options.out, settings, progress=False if options.json else None)
     return finish(result, options.out, as_json=options.json)

@@ -2,11 +2,79 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from formers.cli.console import emit, facts, stdout, table
+from formers.cli.parse import Flag, positional
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """Of the verbs that train an encoder. A verb says of its own what `data`, `test` and `out` are."""
+
+    data: Annotated[Path, *positional("DATA")]
+    init: str = "bert.tiny"
+    """A run, model folder or hub name of an encoder, or an architecture's preset, which begins with fresh weights."""
+    steps: int | None = None
+    """Updates; none: --minutes."""
+    minutes: float = 8.0
+    """How long to train, where no --steps are given."""
+    batch_size: int = 8
+    """Rows of an update."""
+    seq_len: int = 128
+    """Tokens of a row, which holds several texts."""
+    lr: float | None = None
+    """Peak learning rate; none: 0.001 of fresh weights, 0.0002 of others."""
+    test: float = 0.2
+    vocab_size: int = 4096
+    """WordPieces that are trained where weights are fresh."""
+    out: Path
+    seed: int = 0
+    """Of what is held out, weights, order and the bootstrap."""
+    json: Flag = False
+    """Print the result as JSON on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewritingOptions:
+    """Of the verbs that train an encoder-decoder. A verb says of its own what `data` and `out` are, and how long texts."""
+
+    data: Annotated[Path, *positional("DATA")]
+    init: str = "t5.tiny"
+    """A run, model folder or hub name of an encoder-decoder, or a recipe (t5.tiny), which begins with fresh weights."""
+    steps: int | None = None
+    """Updates; none: --minutes."""
+    minutes: float = 8.0
+    """How long to train, where no --steps are given."""
+    batch_size: int = 16
+    """Pairs of an update."""
+    seq_len: int
+    """Tokens of a source; longer ones are cut."""
+    target_len: int
+    """Tokens of a target; longer ones are cut."""
+    lr: float = 2e-3
+    """Peak learning rate."""
+    test: int = 300
+    """Pairs of the test that are asked."""
+    vocab_size: int = 4096
+    """BPE tokens that are trained where weights are fresh."""
+    out: Path
+    seed: int = 0
+    """Of weights, order, the pairs asked and the bootstrap."""
+    json: Flag = False
+    """Print the result as JSON on stdout."""
+
+
+def settings_of(kind: type[Settings], options: EncoderOptions | RewritingOptions) -> Settings:
+    """The settings of an experiment, whose fields the options have under the same names."""
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return kind(**{field.name: getattr(options, field.name) for field in fields})
 
 
 def finish(result: Mapping[str, Any] | None, out: Path, *, as_json: bool) -> int:

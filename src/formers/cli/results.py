@@ -1,14 +1,19 @@
-"""What the experiments print and keep: a verdict in words."""
+"""What the experiments print and keep: a verdict in words, changes with their intervals, a chart by place."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formers.cli.console import stdout
 
 if TYPE_CHECKING:
+    from formers.comparison.plot import Chart
     from formers.experiments.claims import Interval, Verdict
+
+FIRST_SHOWN = 256
+"""Tokens from the start of a document from which a chart by place begins."""
 
 
 def say(verdict: Verdict, out: Path) -> None:
@@ -20,6 +25,21 @@ def say(verdict: Verdict, out: Path) -> None:
 def change(interval: Interval | None) -> str:
     """A mean difference and its interval; nothing where there were too few pairs."""
     return "" if interval is None else f"{interval.mean:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
+
+
+def by_place(lines: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
+    """Loss by place in the document, a line for each name; the first tokens, which all find hard, are left out."""
+    from formers.comparison.plot import Chart, Line
+
+    shown = {name: [row for row in rows if row["start"] >= FIRST_SHOWN] for name, rows in lines.items()}
+    places = sorted({row["start"] for rows in shown.values() for row in rows})
+    return Chart(
+        "Loss by place in the document",
+        "tokens from its start",
+        "nats a token",
+        [Line(name, [row["start"] for row in rows], [row["loss"] for row in rows]) for name, rows in shown.items()],
+        [(float(place), in_thousands(int(place))) for place in places],
+    )
 
 
 def in_thousands(tokens: int) -> str:

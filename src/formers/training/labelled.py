@@ -11,37 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from formers.parts.positions import Positions
 from formers.training.loss import IGNORE
-from formers.training.objective import Objective, body_and_head
-from formers.training.precision import autocast
+from formers.training.objective import Objective
 
 
 class LabelObjective(Objective):
     """Cross-entropy of the label of each text, which stands among the targets at the text's first token."""
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        targets: Tensor,
-        index: Tensor | None = None,
-        document: Tensor | None = None,
-        state: Any = None,
-        *,
-        scores: bool = False,
-    ) -> tuple[Any, ...]:
-        """As `Objective`; the loss counts texts, not tokens."""
-        with autocast(input_ids.device.type, self.precision):
-            positions = None if index is None else Positions(index, document)
-            hidden, head, _ = body_and_head(self.model, input_ids, positions)
-            logits, labels = at_labels(hidden, head, targets), targets[targets != IGNORE]
+    def answer(self, hidden: Tensor, head: Any, targets: Tensor, *, scores: bool) -> tuple[Tensor, Tensor]:
+        """As `Objective`'s; the loss counts texts, not tokens."""
+        there = targets != IGNORE
+        logits, labels = at_labels(hidden, head, targets), targets[there]
         if not scores:
-            return F.cross_entropy(logits, labels, reduction="sum"), (targets != IGNORE).sum(), None
+            return F.cross_entropy(logits, labels, reduction="sum"), there.sum()
         losses = torch.zeros(targets.shape, dtype=logits.dtype, device=targets.device)
         right = torch.zeros(targets.shape, dtype=torch.bool, device=targets.device)
-        losses[targets != IGNORE] = F.cross_entropy(logits, labels, reduction="none")
-        right[targets != IGNORE] = logits.argmax(-1) == labels
-        return losses, right, None
+        losses[there] = F.cross_entropy(logits, labels, reduction="none")
+        right[there] = logits.argmax(-1) == labels
+        return losses, right
 
 
 def at_labels(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:

@@ -50,7 +50,11 @@ class Objective(nn.Module):
         with autocast(input_ids.device.type, self.precision):
             positions = None if index is None else Positions(index, document)
             hidden, head, staged = body_and_head(self.model, input_ids, positions, state)
-            return *(score if scores else self.loss)(hidden, head, targets), staged
+            return *self.answer(hidden, head, targets, scores=scores), staged
+
+    def answer(self, hidden: Tensor, head: Any, targets: Tensor, *, scores: bool) -> tuple[Tensor, Tensor]:
+        """Loss sum and targets counted, or with `scores` the loss of each token and whether the likeliest was right."""
+        return (score if scores else self.loss)(hidden, head, targets)
 
     second_loss: float = 0.0
     """What a second loss adds to ln V before anything is learnt."""

@@ -131,7 +131,7 @@ class SourceObjective(Objective):
             source = Source(source_ids, None if source_index is None else Positions(source_index))
             positions = None if index is None else Positions(index)
             hidden, head, staged = body_and_head(self.model, input_ids, positions, source=source)
-            return *(score if scores else self.loss)(hidden, head, targets), staged
+            return *self.answer(hidden, head, targets, scores=scores), staged
 
 
 def _per(there: np.ndarray, batch: Any, device: str) -> Tensor:
