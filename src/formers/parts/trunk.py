@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from formers.axes import Hidden
 from formers.errors import ConfigError
 from formers.parts.positions import Positions
+from formers.parts.replay import recomputing
 from formers.parts.states import Tree
 from formers.parts.taps import Tap
 
@@ -91,7 +92,7 @@ class Trunk(nn.Module):
         return F.dropout(y, self.dropout) if self.training else y
 
     def _recomputed(self, *arguments: Any) -> tuple[Hidden, tuple[Any, ...]]:
-        return checkpoint(self.apply_block, *arguments, use_reentrant=False)  # type: ignore[return-value]
+        return checkpoint(self.apply_block, *arguments, **recomputing(arguments[1].device))  # type: ignore[return-value]
 
     def _block(self, i: int) -> nn.ModuleDict:
         return self.blocks[i]  # type: ignore[return-value]
