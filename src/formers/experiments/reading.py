@@ -13,40 +13,31 @@ from torch import nn
 from formers.data.batch import NO_TARGET
 from formers.errors import DataError
 from formers.experiments.claims import Interval, paired
-from formers.training import Objective
-from formers.training.evaluate import EDGES, evaluating, stretches
+from formers.experiments.ranks import Ranked, Sums
+from formers.training.evaluate import evaluating
 from formers.training.precision import freed_memory_kept
 
 LENGTH = 128
 """Tokens a call: a long call over a short cache scores many pairs that no query sees (512 is a third slower)."""
 
 
-def read(model: nn.Module, texts: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+def read(model: nn.Module, texts: Sequence[np.ndarray], *, device: str = "cpu") -> list[dict[str, Any]]:
     """Score texts side by side, each with a memory or cache of its own: of each its tokens that have one before them, the
-    sum of their losses in nats, how many were the likeliest, and loss and number by place in the text.
+    sum of their losses in nats, how many were the likeliest or among the five likeliest, and loss and number by place in the
+    text.
 
     texts  tokens, int64 [length] each
     """
     longest = max(map(len, texts)) - 1
-    objective, sums, right = Objective(model), np.zeros((len(texts), len(EDGES), 2)), np.zeros(len(texts), dtype=int)
-    with evaluating(objective), freed_memory_kept("cpu"):
-        state = model.init_state(len(texts), longest)  # type: ignore[operator]
+    objective, sums = Ranked(model), Sums(len(texts))
+    with evaluating(objective), freed_memory_kept(device):
+        state = model.init_state(len(texts), longest, device=device)  # type: ignore[operator]
         for ids, wanted, index in _calls(texts, longest):
-            losses, hits, staged = objective(
-                *(torch.from_numpy(each) for each in (ids, wanted, index)), None, state, scores=True
-            )
+            given = (torch.from_numpy(each).to(device) for each in (ids, wanted, index))
+            losses, ranks, staged = objective(*given, None, state, scores=True)
             state = staged.commit()
-            _add(sums, losses.double().numpy(), wanted, index)
-            right += (hits.numpy() & (wanted != NO_TARGET)).sum(1)
-    return [
-        {
-            "tokens": len(text) - 1,
-            "loss": float(part[:, 0].sum()),
-            "right": int(hits),
-            "by_position": [[EDGES[i], float(loss), int(n)] for i, (loss, n) in enumerate(part) if n],
-        }
-        for text, part, hits in zip(texts, sums, right, strict=True)
-    ]
+            sums.add(range(len(texts)), losses, ranks, wanted, index)
+    return sums.rows(texts)
 
 
 def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -59,14 +50,6 @@ def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarr
             ids[row, :n], wanted[row, :n] = text[start : start + n], text[start + 1 : start + 1 + n]
             index[row, :n] = np.arange(start, start + n)
         yield ids, wanted, index
-
-
-def _add(sums: np.ndarray, losses: np.ndarray, wanted: np.ndarray, index: np.ndarray) -> None:
-    for row in range(len(sums)):
-        there = wanted[row] != NO_TARGET
-        stretch = stretches(index[row, there])
-        np.add.at(sums[row, :, 0], stretch, losses[row, there])
-        np.add.at(sums[row, :, 1], stretch, 1)
 
 
 # --- what rows say ------------------------------------------------------------------------------------------------------
