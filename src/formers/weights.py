@@ -97,6 +97,25 @@ class ByHead(Rename):
 
 
 @dataclass(frozen=True)
+class Reshape(Rename):
+    """The same numbers in the same order, in other shapes."""
+
+    our_shape: tuple[int, ...] = ()
+    their_shape: tuple[int, ...] = ()
+
+    def read(self, theirs: list[Tensor]) -> list[Tensor]:
+        return [self._reshaped(theirs[0], self.their_shape, self.our_shape, self.their)]
+
+    def write(self, ours: list[Tensor]) -> list[Tensor]:
+        return [self._reshaped(ours[0], self.our_shape, self.their_shape, self.our)]
+
+    def _reshaped(self, tensor: Tensor, before: tuple[int, ...], after: tuple[int, ...], name: str) -> Tensor:
+        if tuple(tensor.shape) != before:
+            raise WeightsError(f"{name} is {tuple(tensor.shape)}, wanted {before}")
+        return tensor.reshape(after)
+
+
+@dataclass(frozen=True)
 class Tie:
     """Our second name for one tensor, which `their` file may or may not hold too. If it does, it must be equal."""
 

@@ -113,6 +113,14 @@ _SPECS = (
         "dense attention over the same entries, float64, 1e-9",
     ),
     Spec(
+        "memory_mosaics",
+        "formers.models.memory_mosaics",
+        "Zhang et al., Memory Mosaics (2405.06394)",
+        2024,
+        "decoder of associative memories: of the context in place of attention, of learned pairs in place of feed-forwards",
+        "the authors' nanoMosaics, logits and gradients, float64, 1e-9",
+    ),
+    Spec(
         "grafted",
         "formers.models.grafted",
         "Wu et al., Memorizing Transformers (2203.08913), section 4.3",

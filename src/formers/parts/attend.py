@@ -13,7 +13,7 @@ In every runner a query that sees nothing yields exactly 0 and passes a gradient
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from formers.axes import Keys, Queries, Scores, Values
 from formers.errors import ConfigError, suggest
-from formers.parts.masks import And, Block, Causal, Mask, SameDocument, Span
+from formers.parts.masks import And, Block, Causal, Mask, SameDocument, Span, StrictlyPast
 from formers.parts.positions import Layout, Place, Positions
 
 BLOCK = 128
@@ -66,6 +66,13 @@ class Case:
     def is_causal_triangle(self) -> bool:
         whole = self.q_positions.layout is Layout.WHOLE and self.k_positions.layout is Layout.WHOLE
         return self.static and whole and self.q.shape[2] == self.k.shape[2] and _drop_documents(self.mask) == Causal()
+
+    @property
+    def is_strict_triangle(self) -> bool:
+        """Every query sees just the keys before it, from the first on."""
+        in_step = self.q_positions.start is not None and self.q_positions.start == self.k_positions.start
+        enough = self.k.shape[2] in (self.q.shape[2], self.q.shape[2] - 1)
+        return self.static and in_step and enough and _drop_documents(self.mask) == StrictlyPast()
 
     def visible(self) -> Tensor:
         """Bool [1 or b, 1 or h, t, s]: the mask, and validity, which is not the mask's business."""
@@ -114,7 +121,7 @@ def choose(case: Case) -> str:
     """The runner that is fastest for the case. The only place where this is decided."""
     if case.show is not None:
         return "dense"
-    if case.is_causal_triangle and not case.terms:
+    if (case.is_causal_triangle or case.is_strict_triangle) and not case.terms:
         return "sdpa"
     if case.terms and _needs_grad(case):
         return "blocks" if _worth_blocks(case) else "dense"  # a bias with gradient would leave the fused kernels anyway
@@ -196,6 +203,8 @@ def sdpa(case: Case) -> Tensor:
         return _kernel_with_bias(case, case.visible())
     if case.is_causal_triangle and case.q.shape[2] > 1:
         return _kernel(case, is_causal=True)
+    if case.is_strict_triangle:
+        return _strict(case)
     return _kernel(case, None if case.sees is Block.ALL else case.visible())
 
 
@@ -210,6 +219,15 @@ def _kernel(case: Case, visible: Tensor | None = None, is_causal: bool = False) 
         scale=1.0,
         enable_gqa=case.k.shape[1] != case.q.shape[1],
     )
+
+
+def _strict(case: Case) -> Tensor:
+    """The first query sees nothing and yields 0; the others are a triangle with the keys before the last."""
+    pairs = case.q.shape[2] - 1
+    if not pairs:
+        return case.q.new_zeros(*case.q.shape[:3], case.v.shape[3])
+    later = replace(case, q=case.q[:, :, 1:], k=case.k[:, :, :pairs], v=case.v[:, :, :pairs])
+    return F.pad(_kernel(later, is_causal=pairs > 1), (0, 0, 1, 0))
 
 
 def _kernel_with_bias(case: Case, visible: Tensor) -> Tensor:
