@@ -40,7 +40,7 @@ def _share(memory: Memory, asked: Asked) -> float:
 
 @pytest.mark.parametrize("storage", [torch.float32, torch.int8], ids=str)
 def test_most_of_the_nearest_are_found_and_how_many_is_known(storage: torch.dtype) -> None:
-    search = Approximate(probes=8, least=100, measured_on=40)
+    search = Approximate(probes=8, wanted=0.0, least=100, measured_on=40)
     memory = _memory(3000, 3000, search, storage=storage)
     asked = Asked(_vectors(2, 4, 40), Positions.offset(3000, 40), EarlierSegment(3000), 16)
     share = _share(memory, asked)
@@ -52,6 +52,18 @@ def test_with_all_lists_probed_it_finds_what_exact_search_finds() -> None:
     memory = _memory(1500, 2000, Approximate(lists=20, probes=20, least=1))
     asked = Asked(_vectors(2, 2, 11), Positions.offset(1500, 11), EarlierSegment(1500), 9)
     assert _share(memory, asked) > 0.98  # the lists hold bf16
+
+
+def test_where_too_little_is_found_more_lists_are_looked_into() -> None:
+    asked = Asked(_vectors(2, 4, 40), Positions.offset(3000, 40), EarlierSegment(3000), 16)
+    shares = {}
+    for wanted in (0.0, 0.99):
+        search = Approximate(lists=100, probes=2, wanted=wanted, least=100, measured_on=40)
+        shares[wanted] = _share(_memory(3000, 3000, search), asked)
+        assert (search.probes > 2) == bool(wanted)
+        assert search.recall == pytest.approx(shares[wanted], abs=0.01)
+    assert shares[0.0] < 0.9
+    assert shares[0.99] > 0.98
 
 
 def test_few_entries_are_searched_exactly() -> None:
@@ -143,6 +155,8 @@ def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.Monkey
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="probes=0"):
         Approximate(probes=0)
+    with pytest.raises(ConfigError, match=r"wanted=1\.0"):
+        Approximate(wanted=1.0)
 
 
 def test_centres_point_at_the_topics() -> None:

@@ -5,7 +5,8 @@ score highest. Centres are found and keys dealt out by matrix products here; the
 
 An entry that is overwritten, removed or hidden stays in its list and is dropped from what is found: every entry goes by its
 number, which no other has. Where too many are dead, or the memory has outgrown its centres, the row's index is built anew.
-Every `measure_every` look-ups some of the run's own queries are searched exactly too: `recalls` keeps what share was found.
+Every `measure_every` look-ups some of the run's own queries are searched exactly too: `recalls` keeps what share was found,
+and where that is less than `wanted`, queries look into more lists from then on.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ from formers.parts.search import Asked, Nearest, Store, best_columns, search_exa
 SAMPLE_EACH, ROUNDS, DEAD, OUTGROWN = 48, 5, 0.5, 4
 """Keys a centre is found from, rounds of that, dead entries for each live one, and growth, at which an index is made anew."""
 
+GROWTH = 1.5
+"""Times as many probes where too little is found."""
+
 
 @dataclass
 class Approximate:
     """Search through lists. Rows with fewer than `least` entries are searched exactly.
 
     lists          for each head; None: four times the root of what a row holds
-    probes         lists that a query looks into
+    probes         lists that a query looks into at first
+    wanted         share of the truly nearest below which `probes` grows; 0: it never does
     measure_every  look-ups between two measurements of the recall; 0: never        measured_on  queries of each head
     recalls        what was measured, the newest last
 
@@ -41,6 +46,7 @@ class Approximate:
 
     lists: int | None = None
     probes: int = 8
+    wanted: float = 0.95
     least: int = 4096
     measure_every: int = 50
     measured_on: int = 16
@@ -51,6 +57,8 @@ class Approximate:
         faiss()
         if self.probes < 1 or (self.lists is not None and self.lists < 1):
             raise ConfigError(f"Approximate(lists={self.lists}, probes={self.probes})", "1 or more of each")
+        if not 0 <= self.wanted < 1:
+            raise ConfigError(f"Approximate(wanted={self.wanted})", "0 or more, and less than 1")
 
     @property
     def recall(self) -> float | None:
@@ -60,13 +68,16 @@ class Approximate:
 
     @torch.no_grad()
     def search(self, asked: Asked, store: Store) -> Nearest:
+        if self.measure_every and self.calls % self.measure_every == 0:
+            self._measure(asked, store)
+        self.calls += 1
+        return self._search(asked, store)
+
+    def _search(self, asked: Asked, store: Store) -> Nearest:
         answer = asked.nothing()
         for row, (own, place) in enumerate(zip(_rows(asked), asked.store_rows(), strict=True)):
             found = self._search_row(own, store, place)
             answer.scores[row], answer.slots[row] = found.scores[0], found.slots[0]
-        if self.measure_every and self.calls % self.measure_every == 0:
-            self._measure(asked, store, answer)
-        self.calls += 1
         return answer
 
     def _search_row(self, asked: Asked, store: Store, row: int) -> Nearest:
@@ -80,18 +91,26 @@ class Approximate:
         index.add_new(store, row)
         return index.search(asked, store, row, self.probes)
 
-    def _measure(self, asked: Asked, store: Store, answer: Nearest) -> None:
-        """The share of the truly nearest that was found, over some queries that have any."""
+    def _measure(self, asked: Asked, store: Store) -> None:
+        """The share of the truly nearest that is found, over some queries that have any; and more probes while it is low."""
         t = asked.q.shape[2]
         some = torch.linspace(0, t - 1, min(t, self.measured_on)).long()
         positions = asked.positions.map(lambda p: p[:, some.to(p.device)])
-        true = search_exactly(
-            Asked(asked.q[:, :, some], positions, asked.mask, asked.k, asked.rows), store.keys, store.positions
-        )
-        same = (answer.slots[:, :, some, None, :] == true.slots[..., None]) & answer.present[:, :, some, None, :]
-        present = int(true.present.sum())
-        if present:
-            self.recalls.append(int((same.any(-1) & true.present).sum()) / present)
+        sample = Asked(asked.q[:, :, some], positions, asked.mask, asked.k, asked.rows)
+        true = search_exactly(sample, store.keys, store.positions)
+        if not true.present.any():
+            return
+        share = _found(true, self._search(sample, store))
+        while share < self.wanted and self.probes < max((len(i.centres[0]) for i in store.built.values()), default=0):
+            self.probes = math.ceil(GROWTH * self.probes)
+            share = _found(true, self._search(sample, store))
+        self.recalls.append(share)
+
+
+def _found(true: Nearest, answer: Nearest) -> float:
+    """The share of the true slots that an answer has."""
+    same = (answer.slots[..., None, :] == true.slots[..., None]) & answer.present[..., None, :]
+    return float((same.any(-1) & true.present).sum() / true.present.sum())
 
 
 class Index:
