@@ -215,6 +215,7 @@ class Foreign:
     fixed    their settings that we implement for one value only; a config may leave them out
     defaults their default of a setting that a config may leave out
     class_name  the class of theirs that opens such a folder, what ``architectures`` names
+    only     our setting -> the one value that makes a model theirs; any other is a model that they have no class for
     """
 
     model_type: str
@@ -223,6 +224,11 @@ class Foreign:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_name: str = ""
+    only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def has_a_class_for(self, config: Any) -> bool:
+        """Whether a model of this config is theirs, too."""
+        return all(getattr(config, ours) == value for ours, value in self.only.items())
 
     def read(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
         """Our settings from theirs. Raises ConfigError listing every setting that is not implemented."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,12 @@ def model_types() -> dict[str, ModuleType]:
     """The model_type of every reference that we read -> our module."""
     modules = [spec.load() for spec in registry.specs().values()]
     return {module.FOREIGN.model_type: module for module in modules if getattr(module, "FOREIGN", None) is not None}
+
+
+def is_theirs(module: ModuleType | None, config: Any) -> TypeGuard[ModuleType]:
+    """Whether Hugging Face has a class for the model of `module` and `config`: folders then hold its settings and names."""
+    foreign = getattr(module, "FOREIGN", None)
+    return foreign is not None and foreign.has_a_class_for(config)
 
 
 def foreign_module(model_type: str) -> ModuleType:
@@ -208,10 +214,11 @@ def tied(model: nn.Module) -> list[list[str]]:
 
 def read_as(model: nn.Module, module: ModuleType | None, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """Stored tensors by the names of `model`, which `module` defines (None: the user's own, stored under its own names)."""
-    if module is None or getattr(module, "FOREIGN", None) is None:
+    config = getattr(model, "config", None)
+    if not is_theirs(module, config):
         return _same_names(what, model, tensors)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    return module.weights(model.config).read(tensors, shapes)  # type: ignore[arg-type]
+    return module.weights(config).read(tensors, shapes)
 
 
 def _same_names(what: Path | str, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from formers.hub.files import (
     write_json,
     write_tensors,
 )
-from formers.hub.folders import OURS, tied
+from formers.hub.folders import OURS, is_theirs, tied
 from formers.hub.marks import is_made_card
 from formers.models import registry
 from formers.text import Tokenizer
@@ -131,7 +131,7 @@ def describe(model: nn.Module, code: Mapping[str, str] | None = None) -> tuple[d
 def settings_of(model: nn.Module, code: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What stands in config.json: Hugging Face's settings, or ours for what it does not know."""
     config, module = getattr(model, "config", None), module_of(model)
-    if module is not None and getattr(module, "FOREIGN", None) is not None:
+    if is_theirs(module, config):
         return {"architectures": [module.FOREIGN.class_name], **module.FOREIGN.write(config)}
     name = getattr(config, "architecture", type(model).__name__)
     if module is None and name in registry.specs():  # a subclass of the user's: not the built-in model
@@ -149,9 +149,8 @@ def tensors_of(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> d
     again, module = {name for group in tied(model) for name in group[1:]}, module_of(model)
     tensors = model.state_dict() if state is None else state
     once = {name: tensor for name, tensor in tensors.items() if name not in again}
-    if module is None or getattr(module, "FOREIGN", None) is None:
-        return once
-    return module.weights(model.config).write(once)  # type: ignore[arg-type]
+    config = getattr(model, "config", None)
+    return module.weights(config).write(once) if is_theirs(module, config) else once
 
 
 def module_of(model: nn.Module) -> ModuleType | None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from formers.errors import TargetError
 from formers.laws.subject import Answer, ModelRaised, Subject, mode, seeded
 from formers.parts.positions import Positions
+from formers.parts.reversible import Reversible, set_rebuild
 from formers.parts.trunk import Trunk, set_recompute
 
 LENGTH_NAMES = ("max_length", "n_positions", "max_position_embeddings", "block_size", "context_length", "max_seq_len")
@@ -108,6 +109,13 @@ class AnyModule(Subject):
 
     def set_recompute(self, on: bool) -> None:
         set_recompute(self.model, on)
+
+    def set_rebuild(self, on: bool) -> None:
+        set_rebuild(self.model, on)
+
+    @property
+    def rebuilds(self) -> bool:
+        return any(isinstance(module, Reversible) for module in self.model.modules())
 
 
 def _has_trunk(model: nn.Module) -> bool:
@@ -268,6 +276,16 @@ def recomputing(subject: Subject) -> Iterator[None]:
         subject.set_recompute(False)
 
 
+@contextlib.contextmanager
+def keeping(subject: Subject) -> Iterator[None]:
+    """Activations are kept for the backward pass, those of reversible trunks too."""
+    subject.set_rebuild(False)
+    try:
+        yield
+    finally:
+        subject.set_rebuild(True)
+
+
 __all__ = [
     "AnyModule",
     "Cached",
@@ -276,6 +294,7 @@ __all__ = [
     "OurModel",
     "TransformersModel",
     "adapt",
+    "keeping",
     "logits_of",
     "recomputing",
 ]

@@ -76,6 +76,14 @@ class Subject:
         """Recompute activations in the backward pass."""
         raise NotImplementedError
 
+    def set_rebuild(self, on: bool) -> None:
+        """Let reversible trunks rebuild their activations in the backward pass, as they do by themselves, or keep them."""
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether there are any."""
+        return False
+
     def capabilities(self) -> dict[str, str | None]:
         """For each thing that a law may need: None where the model has it, else the reason why not."""
         raise NotImplementedError

@@ -22,14 +22,14 @@ from formers.axes import Hidden, Ids
 from formers.config import Foreign, below_one, require, uneven_heads
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.embeddings import LearnedPositions
-from formers.parts.feed_forward import ACTIVATIONS, FeedForward
+from formers.parts.feed_forward import ACTIVATIONS, FeedForward, in_chunks, name_in_chunks
 from formers.parts.heads import LanguageHead
 from formers.parts.masks import Causal, SameDocument
 from formers.parts.model import Model
 from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
+from formers.parts.reversible import TRUNKS, problems_of_trunk
 from formers.parts.states import Tree
-from formers.parts.trunk import PreNorm
 from formers.weights import Ignore, Rename, Rule, Table, Tie, Transpose
 
 
@@ -38,6 +38,7 @@ class GPT2Config:
     """Sizes of the 124M model by default (table 2 of the paper)."""
 
     architecture: ClassVar[str] = "gpt2"
+    later: ClassVar[tuple[str, ...]] = ("trunk", "ff_chunks")
 
     vocab_size: int = 50257
     d_model: int = 768
@@ -52,10 +53,14 @@ class GPT2Config:
     embedding_dropout: float = 0.1
     init_std: float = 0.02
     tie: bool = True
+    trunk: str = "pre_norm"
+    """pre_norm; reversible: two streams, memory for training that does not grow with depth, and no GPT-2 any more."""
+    ff_chunks: int = 1
+    """Stretches of the sequence that the feed-forward is computed for one after another: less memory, the same function."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "max_length")
-        problems = below_one(self, sizes)
+        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "max_length", "ff_chunks")
+        problems = below_one(self, sizes) + problems_of_trunk(self)
         problems += uneven_heads(self)
         if self.activation not in ACTIVATIONS:
             problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
@@ -93,7 +98,7 @@ class GPT2(Model):
         blocks = [
             {"attention": attention(config), "feed_forward": feed_forward(config)} for _ in range(config.num_layers)
         ]
-        self.trunk = PreNorm(blocks, lambda: LayerNorm(config.d_model, config.eps), dropout=config.dropout)
+        self.trunk = TRUNKS[config.trunk](blocks, lambda: LayerNorm(config.d_model, config.eps), dropout=config.dropout)
         self.head = LanguageHead(config.d_model, config.vocab_size)
         if config.tie:
             self.head.tie(self.tokens)
@@ -126,8 +131,9 @@ def attention(config: GPT2Config) -> Attention:
     )
 
 
-def feed_forward(config: GPT2Config) -> FeedForward:
-    return FeedForward(config.d_model, config.d_hidden, activation_name=config.activation)
+def feed_forward(config: GPT2Config) -> nn.Module:
+    whole = FeedForward(config.d_model, config.d_hidden, activation_name=config.activation)
+    return in_chunks(whole, config.ff_chunks)
 
 
 FOREIGN = Foreign(
@@ -174,6 +180,7 @@ FOREIGN = Foreign(
         "initializer_range": 0.02,
         "tie_word_embeddings": True,
     },
+    only={"trunk": "pre_norm"},
 )
 
 
@@ -183,13 +190,14 @@ def weights(config: GPT2Config) -> Table:
         Rename("tokens.weight", "transformer.wte.weight"),
         Rename("places.table.weight", "transformer.wpe.weight"),
     ]
+    feed_forward = name_in_chunks("feed_forward", config.ff_chunks)
     for i in range(config.num_layers):
         ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"transformer.h.{i}"
         maps = {
             "attention.project.linear": "attn.c_attn",
             "attention.mix.linear": "attn.c_proj",
-            "feed_forward.expand": "mlp.c_fc",
-            "feed_forward.contract": "mlp.c_proj",
+            f"{feed_forward}.expand": "mlp.c_fc",
+            f"{feed_forward}.contract": "mlp.c_proj",
         }
         for our, their in maps.items():
             rules.append(Transpose(f"{ours}.{our}.weight", f"{theirs}.{their}.weight"))
@@ -211,6 +219,7 @@ def weights(config: GPT2Config) -> Table:
 def activations(config: GPT2Config) -> list[tuple[str, str]]:
     """Modules whose outputs mean the same in ours and in Hugging Face's, in the order they run."""
     pairs = [("tokens", "transformer.wte")]
+    feed_forward = name_in_chunks("feed_forward", config.ff_chunks)
     for i in range(config.num_layers):
         ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"transformer.h.{i}"
         pairs += [
@@ -218,8 +227,8 @@ def activations(config: GPT2Config) -> list[tuple[str, str]]:
             (f"{ours}.attention.project.linear", f"{theirs}.attn.c_attn"),
             (f"{ours}.attention.mix.linear", f"{theirs}.attn.c_proj"),
             (f"{norms}.feed_forward", f"{theirs}.ln_2"),
-            (f"{ours}.feed_forward.expand", f"{theirs}.mlp.c_fc"),
-            (f"{ours}.feed_forward.contract", f"{theirs}.mlp.c_proj"),
+            (f"{ours}.{feed_forward}.expand", f"{theirs}.mlp.c_fc"),
+            (f"{ours}.{feed_forward}.contract", f"{theirs}.mlp.c_proj"),
             (f"trunk.stream.{i}", theirs),
         ]
     return [*pairs, ("trunk.final_norm", "transformer.ln_f"), ("head", "lm_head")]

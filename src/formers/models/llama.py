@@ -21,14 +21,14 @@ from formers.config import Foreign, below_one, require, uneven_heads
 from formers.errors import ConfigError
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.embeddings import check_length
-from formers.parts.feed_forward import ACTIVATIONS, GatedFeedForward
+from formers.parts.feed_forward import ACTIVATIONS, GatedFeedForward, in_chunks, name_in_chunks
 from formers.parts.heads import LanguageHead
 from formers.parts.masks import Causal, SameDocument
 from formers.parts.model import Model
 from formers.parts.norms import RMSNorm
 from formers.parts.positions import Positions
+from formers.parts.reversible import TRUNKS, problems_of_trunk
 from formers.parts.states import Tree
-from formers.parts.trunk import PreNorm
 from formers.parts.turns import LinearScaling, Llama3Scaling, Rotary
 from formers.weights import Fuse, Ignore, Rename, Rule, Table, Tie
 
@@ -38,6 +38,7 @@ class LlamaConfig:
     """Sizes of Llama 2 7B by default."""
 
     architecture: ClassVar[str] = "llama"
+    later: ClassVar[tuple[str, ...]] = ("trunk", "ff_chunks")
 
     vocab_size: int = 32000
     d_model: int = 4096
@@ -56,10 +57,14 @@ class LlamaConfig:
     attention_dropout: float = 0.0
     init_std: float = 0.02
     tie: bool = False
+    trunk: str = "pre_norm"
+    """pre_norm; reversible: two streams, memory for training that does not grow with depth, and no Llama any more."""
+    ff_chunks: int = 1
+    """Stretches of the sequence that the feed-forward is computed for one after another: less memory, the same function."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length")
-        problems = below_one(self, sizes)
+        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length", "ff_chunks")
+        problems = below_one(self, sizes) + problems_of_trunk(self)
         if not problems and self.num_heads % self.kv_heads:
             problems.append(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
         problems += uneven_heads(self) if self.d_head is None else []
@@ -101,7 +106,7 @@ class Llama(Model):
             {"attention": attention(config, rotary), "feed_forward": feed_forward(config)}
             for _ in range(config.num_layers)
         ]
-        self.trunk = PreNorm(blocks, lambda: RMSNorm(config.d_model, config.eps))
+        self.trunk = TRUNKS[config.trunk](blocks, lambda: RMSNorm(config.d_model, config.eps))
         self.head = LanguageHead(config.d_model, config.vocab_size)
         if config.tie:
             self.head.tie(self.tokens)
@@ -130,9 +135,10 @@ def attention(config: LlamaConfig, rotary: Rotary) -> Attention:
     )
 
 
-def feed_forward(config: LlamaConfig) -> GatedFeedForward:
+def feed_forward(config: LlamaConfig) -> nn.Module:
     bias = config.feed_forward_bias
-    return GatedFeedForward(config.d_model, config.d_ff, activation_name=config.activation, bias=bias)
+    whole = GatedFeedForward(config.d_model, config.d_ff, activation_name=config.activation, bias=bias)
+    return in_chunks(whole, config.ff_chunks)
 
 
 @dataclass(frozen=True)
@@ -218,6 +224,7 @@ FOREIGN = _LlamaForeign(
         "initializer_range": 0.02,
         "tie_word_embeddings": False,
     },
+    only={"trunk": "pre_norm"},
 )  # fmt: skip
 
 
@@ -225,6 +232,7 @@ def weights(config: LlamaConfig) -> Table:
     """Our tensors and those of Hugging Face's LlamaForCausalLM."""
     q, kv = config.num_heads * config.head_width, config.kv_heads * config.head_width
     rules: list[Rule] = [Rename("tokens.weight", "model.embed_tokens.weight")]
+    feed_forward = name_in_chunks("feed_forward", config.ff_chunks)
     for i in range(config.num_layers):
         ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"model.layers.{i}"
         attention_kinds = ("weight", "bias") if config.attention_bias else ("weight",)
@@ -234,7 +242,9 @@ def weights(config: LlamaConfig) -> Table:
             rules.append(Fuse(f"{ours}.attention.project.linear.{kind}", parts, (q, kv, kv)))
             rules.append(Rename(f"{ours}.attention.mix.linear.{kind}", f"{theirs}.self_attn.o_proj.{kind}"))
         for our, their in (("gate", "gate_proj"), ("expand", "up_proj"), ("contract", "down_proj")):
-            rules += [Rename(f"{ours}.feed_forward.{our}.{k}", f"{theirs}.mlp.{their}.{k}") for k in feed_forward_kinds]
+            rules += [
+                Rename(f"{ours}.{feed_forward}.{our}.{k}", f"{theirs}.mlp.{their}.{k}") for k in feed_forward_kinds
+            ]
         rules.append(Rename(f"{norms}.attention.weight", f"{theirs}.input_layernorm.weight"))
         rules.append(Rename(f"{norms}.feed_forward.weight", f"{theirs}.post_attention_layernorm.weight"))
     rules.append(Rename("trunk.final_norm.weight", "model.norm.weight"))
@@ -249,14 +259,15 @@ def weights(config: LlamaConfig) -> Table:
 def activations(config: LlamaConfig) -> list[tuple[str, str]]:
     """Modules whose outputs mean the same in ours and in Hugging Face's, in the order they run."""
     pairs = [("tokens", "model.embed_tokens")]
+    feed_forward = name_in_chunks("feed_forward", config.ff_chunks)
     for i in range(config.num_layers):
         ours, norms, theirs = f"trunk.blocks.{i}", f"trunk.norms.{i}", f"model.layers.{i}"
         pairs += [
             (f"{norms}.attention", f"{theirs}.input_layernorm"),
             (f"{ours}.attention.mix.linear", f"{theirs}.self_attn.o_proj"),
             (f"{norms}.feed_forward", f"{theirs}.post_attention_layernorm"),
-            (f"{ours}.feed_forward.gate", f"{theirs}.mlp.gate_proj"),
-            (f"{ours}.feed_forward.contract", f"{theirs}.mlp.down_proj"),
+            (f"{ours}.{feed_forward}.gate", f"{theirs}.mlp.gate_proj"),
+            (f"{ours}.{feed_forward}.contract", f"{theirs}.mlp.down_proj"),
             (f"trunk.stream.{i}", theirs),
         ]
     return [*pairs, ("trunk.final_norm", "model.norm"), ("head", "lm_head")]

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from formers.axes import Hidden
 from formers.errors import ConfigError, suggest
 from formers.parts.positions import Positions
+from formers.parts.replay import recomputing
 from formers.parts.taps import Tap
 
 
@@ -91,3 +93,40 @@ class GatedFeedForward(nn.Module):
         if self.training and self.dropout:
             neurons = F.dropout(neurons, self.dropout)
         return self.contract(neurons), None
+
+
+class Chunked(nn.Module):
+    """A feed-forward computed for `chunks` stretches of the sequence, one after another, so that its d_ff activations are never
+    whole: in the backward pass each stretch is computed again (Kitaev et al., 2001.04451, section 3).
+
+    The same function as the feed-forward within, and the same gradients; only dropout of neurons falls elsewhere.
+    """
+
+    def __init__(self, within: nn.Module, chunks: int) -> None:
+        super().__init__()
+        if chunks < 1:
+            raise ConfigError(f"{chunks} chunks", "at least 1")
+        if hasattr(within, "init_state"):
+            raise ConfigError(f"{type(within).__name__} in chunks, which remembers", "a sublayer of single positions")
+        self.within, self.chunks = within, chunks
+
+    def forward(self, x: Hidden, positions: Positions, state: None = None, source: Any = None) -> tuple[Hidden, None]:
+        stretches = x.tensor_split(min(self.chunks, x.shape[1]), dim=1)
+        run = self._recomputed if torch.is_grad_enabled() else self._run
+        return torch.cat([run(stretch, positions) for stretch in stretches], dim=1), None
+
+    def _run(self, x: Hidden, positions: Positions) -> Hidden:
+        return self.within(x, positions)[0]
+
+    def _recomputed(self, x: Hidden, positions: Positions) -> Hidden:
+        return checkpoint(self._run, x, positions, **recomputing(x.device))  # type: ignore[return-value]
+
+
+def in_chunks(feed_forward: nn.Module, chunks: int) -> nn.Module:
+    """`feed_forward` in so many chunks; itself where that is one."""
+    return feed_forward if chunks == 1 else Chunked(feed_forward, chunks)
+
+
+def name_in_chunks(name: str, chunks: int) -> str:
+    """What a feed-forward that is called `name` is called then, as tables of weights have to know."""
+    return name if chunks == 1 else f"{name}.within"

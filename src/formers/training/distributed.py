@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from formers.errors import ConfigError
+from formers.parts.reversible import Reversible
 from formers.parts.trunk import Trunk
 from formers.training.precision import compile_module
 
@@ -104,6 +106,9 @@ def _shard(objective: nn.Module, compiled: bool) -> nn.Module:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here writes in place
     policy: dict[str, Any] = {"mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False)}
     for trunk in (module for module in objective.modules() if isinstance(module, Trunk)):
+        if isinstance(trunk, Reversible):
+            found = "a reversible trunk with its weights shared out: rebuilding reads them in the middle of the backward pass"
+            raise ConfigError(found, "whole weights in every process", "--train.parallel ddp")
         for sublayer in (layer for block in trunk.blocks for layer in block.children()):
             if compiled:
                 compile_module(sublayer)

@@ -73,12 +73,19 @@ class Job:
     def identity(self, world: int) -> dict[str, Any]:
         """What the weights of a run depend on, as a checkpoint stores it and a resume compares it."""
         recipe = plain(self.recipe_json())
+        recipe["model"] = self._as_runs_of_before(recipe["model"])
         return {
             **{name: recipe[name] for name in ("architecture", "model", "data", "parameters", "seed")},
             "train": plain(self.settings.of_the_weights()),
             "tokenizer": sentinels.check_tokenizers(self.model, *self.views),
             "processes": world,
         }
+
+    def _as_runs_of_before(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """A config's settings without those `later` than some runs, where they stand as those runs had them: by default."""
+        config = getattr(self.model, "config", None)
+        later = getattr(config, "later", ())
+        return {n: v for n, v in settings.items() if n not in later or v != getattr(type(config), n)}
 
 
 @dataclass(frozen=True)
