@@ -193,6 +193,10 @@ class MemoryMosaics(Model):
         scale = config.d_model**-0.5 if config.scale_logits else 1.0
         self.head = LanguageHead(config.d_model, config.vocab_size, scale=scale)
         self.head.tie(self.tokens)
+        if config.init_std is None:
+            self.law_exceptions = {
+                "first loss near ln V": "tied embeddings of deviation 1, as in the authors' Library: each token names itself"
+            }
         self.initialise(torch.Generator().manual_seed(seed))
 
     def run(self, input_ids: Ids, positions: Positions, state: Tree | None) -> tuple[Hidden, Tree | None]:

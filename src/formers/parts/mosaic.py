@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from formers.axes import Hidden
+from formers.errors import StateError
 from formers.parts.attend import attend
 from formers.parts.attention import Mix, Score
 from formers.parts.leaky import Last, StagedLast, Times, leaky_average
@@ -121,7 +122,11 @@ class StagedPairs:
     half: StagedLast
 
     def commit(self) -> PairNode:
-        return PairNode(self.pairs.commit(), self.half.commit())
+        try:
+            return PairNode(self.pairs.commit(), self.half.commit())
+        except StateError as error:  # which counts pairs, one fewer than tokens
+            room = self.pairs.ring.capacity + 1
+            raise StateError(f"a state made for {room} tokens was given more", error.wanted, error.do) from None
 
 
 @dataclass(frozen=True)
