@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from formers.errors import ConfigError
-from formers.parts import attend as runners
+from formers.parts import blocks as runners
 from formers.parts.attend import Case, attend, choose, dense, run_blocks, sdpa
 from formers.parts.masks import Causal, Everything, Mask, SameDocument, StrictlyPast, Window
 from formers.parts.positions import Positions
@@ -157,7 +157,7 @@ def test_softmax_is_at_least_float32() -> None:
 
 @pytest.mark.parametrize(
     ("runner", "positions", "says"),
-    [("blocks", Positions(torch.arange(4)[None]), "ragged"), ("blok", Positions.whole(4), "did you mean 'blocks'")],
+    [("blocks", Positions(2 * torch.arange(4)[None]), "ragged"), ("blok", Positions.whole(4), "did you mean 'blocks'")],
 )
 def test_a_runner_that_cannot_do_the_job_raises(runner: str, positions: Positions, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

@@ -122,6 +122,24 @@ class Not(Mask):
 
 
 @dataclass(frozen=True)
+class ByHead(Mask):
+    """A mask for each query head (windows that some heads dilate). Only for places of four axes, [batch, heads, ..]."""
+
+    masks: tuple[Mask, ...]
+
+    @property
+    def grain(self) -> int:
+        return math.gcd(*(mask.grain for mask in self.masks))
+
+    def allows(self, q: Place, k: Place) -> Tensor:
+        return torch.cat(torch.broadcast_tensors(*(mask.allows(q, k) for mask in self.masks)), 1)
+
+    def block(self, q: Span, k: Span) -> Block:
+        found = {mask.block(q, k) for mask in self.masks}
+        return found.pop() if len(found) == 1 else Block.SOME
+
+
+@dataclass(frozen=True)
 class Everything(Mask):
     """Every key (encoders, cross-attention)."""
 

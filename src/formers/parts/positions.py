@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -109,6 +109,51 @@ class Positions:
         """0, 1, .. up to the last of these tokens, where `start` is known: what a cache and these tokens hold together."""
         assert self.start is not None
         return Positions.offset(0, self.start + self.length, device=self.index.device)
+
+    @functools.cached_property
+    def in_runs(self) -> bool:
+        """Whether the indices of any two tokens of one document differ as their places in the row do, with padding anywhere.
+
+        Then runners may go by places in the row. Tensors are looked at, once; while compiling, nothing but `start` is known.
+        """
+        if self.start is not None or torch.compiler.is_compiling():
+            return self.start is not None
+        shift, present = self.index - torch.arange(self.length, device=self.index.device), self.present
+        if self.document is None:
+            least = shift.masked_fill(~present, torch.iinfo(torch.long).max).amin(-1)
+            return bool((shift.masked_fill(~present, torch.iinfo(torch.long).min).amax(-1) <= least).all())
+        document, order = self.document.expand_as(shift).sort(dim=-1, stable=True)
+        shift, present, document = (t.flatten() for t in (shift.gather(-1, order), present.gather(-1, order), document))
+        row = torch.arange(len(order), device=order.device).repeat_interleave(self.length)
+        shift, document, row = shift[present], document[present], row[present]
+        together = (document[1:] == document[:-1]) & (row[1:] == row[:-1])
+        return not bool((together & (shift[1:] != shift[:-1])).any())
+
+    @functools.cached_property
+    def anchored(self) -> bool:
+        """Whether every token's index is its place in the row. Tensors are looked at, once; not while compiling."""
+        if self.start is not None or torch.compiler.is_compiling():
+            return self.start == 0
+        return bool(((self.index == torch.arange(self.length, device=self.index.device)) | ~self.present).all())
+
+    @functools.cached_property
+    def global_slots(self) -> Int[Tensor, "#batch globals"]:
+        """Where the global tokens of each row stand, in order; -1 behind them in rows that have fewer than another."""
+        if self.is_global is None:
+            return self.index[:, :0]
+        chosen = self.is_global & self.present
+        order = chosen.int().argsort(dim=-1, descending=True, stable=True)[:, : int(chosen.sum(-1).max())]
+        return torch.where(chosen.expand(order.shape[0], -1).gather(-1, order), order, EMPTY)
+
+    def at(self, slots: Int[Tensor, "#batch chosen"]) -> Positions:
+        """The tokens that stand in these places of each row; a place of -1 is padding."""
+        rows = max(len(slots), len(self.index))
+
+        def pick(t: Tensor) -> Tensor:
+            return t.expand(rows, -1).gather(-1, slots.clamp(min=0).expand(rows, -1))
+
+        chosen = self.map(pick)
+        return replace(chosen, index=chosen.index.masked_fill(slots < 0, EMPTY))
 
     def as_queries(self) -> Place:
         return Place.of(self, lambda t: t[:, None, :, None])

@@ -1,0 +1,182 @@
+"""What a runner is given, and the two runners that hold every pair of a query and a key: the slow twin and torch's kernels.
+
+`attend.py` chooses among these and the others; those build on what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from formers.axes import Keys, Queries, Scores, Values
+from formers.parts.masks import And, Block, Causal, Mask, SameDocument, Span, StrictlyPast
+from formers.parts.positions import Layout, Positions
+
+Term: TypeAlias = Callable[[Tensor, Tensor, Positions, Positions], Tensor]
+"""A score term, ready for one forward: (q, k, q_positions, k_positions) -> what it adds to the scaled logits.
+
+q [batch, heads, queries, d_head] arrives scaled; the result is [1 or batch, heads, queries, keys].
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a runner needs. q [b, h, t, d] scaled; k, v [b, g, s, d] with g dividing h (grouped heads)."""
+
+    q: Queries
+    k: Keys
+    v: Values
+    q_positions: Positions
+    k_positions: Positions
+    mask: Mask
+    terms: Sequence[Term] = ()
+    dropout: float = 0.0
+    show: Callable[[Tensor], Tensor] | None = field(default=None)
+
+    @property
+    def static(self) -> bool:
+        """What the mask says of these queries and keys is known without looking at tensors."""
+        return all(p.start is not None and p.is_global is None for p in (self.q_positions, self.k_positions))
+
+    @property
+    def sees(self) -> Block:
+        """What the mask says of all queries and all keys together."""
+        if not self.static:
+            return Block.SOME
+        return self.mask.block(span_of(self.q_positions), span_of(self.k_positions))
+
+    @property
+    def is_causal_triangle(self) -> bool:
+        whole = self.q_positions.layout is Layout.WHOLE and self.k_positions.layout is Layout.WHOLE
+        return self.static and whole and self.q.shape[2] == self.k.shape[2] and drop_documents(self.mask) == Causal()
+
+    @property
+    def is_strict_triangle(self) -> bool:
+        """Every query sees just the keys before it, from the first on."""
+        in_step = self.q_positions.start is not None and self.q_positions.start == self.k_positions.start
+        enough = self.k.shape[2] in (self.q.shape[2], self.q.shape[2] - 1)
+        return self.static and in_step and enough and drop_documents(self.mask) == StrictlyPast()
+
+    def visible(self) -> Tensor:
+        """Bool [1 or b, 1 or h, t, s]: the mask, and validity, which is not the mask's business."""
+        q, k = self.q_positions, self.k_positions
+        return self.mask.allows(q.as_queries(), k.as_keys()) & q.present[:, None, :, None] & k.present[:, None, None, :]
+
+    def bias(self) -> Tensor | None:
+        """The sum of the score terms, or None."""
+        total = None
+        for term in self.terms:
+            added = term(self.q, self.k, self.q_positions, self.k_positions)
+            total = added if total is None else total + added
+        return total
+
+
+def needs_grad(case: Case) -> bool:
+    """Whether a backward pass will follow."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (case.q, case.k, case.v))
+
+
+# --- dense: the reference -------------------------------------------------------------------------------------------
+
+
+def dense(case: Case, visible: Tensor | None = None) -> Tensor:
+    """softmax(q k^T + terms) v, written out. Softmax in at least float32. `visible`: where it is known already."""
+    k, v = expand_groups(case.k, case.q), expand_groups(case.v, case.q)
+    scores = case.q @ k.transpose(-1, -2)
+    bias = case.bias()
+    if bias is not None:  # in place where types allow: a fresh tensor of this size costs three times the adding
+        scores = scores.add_(bias) if bias.dtype == scores.dtype else scores + bias
+    if visible is None and case.sees is Block.ALL:
+        pattern = softmax(scores)
+    else:
+        pattern = safe_softmax(scores, case.visible() if visible is None else visible)
+    pattern = F.dropout(pattern, case.dropout).to(v.dtype)
+    if case.show is not None:
+        pattern = case.show(pattern)
+    return pattern @ v
+
+
+def softmax(scores: Scores) -> Tensor:
+    """Softmax over all keys, in at least float32."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def safe_softmax(scores: Scores, visible: Tensor) -> Tensor:
+    """Softmax over the visible keys, in at least float32; a row with none is exactly 0, and so is its gradient.
+
+    Beside a visible key the smallest number is as good as -inf: its weight is exactly 0. A row of it alone is even, so that
+    torch's kernel has a gradient there, and is set to 0 afterwards.
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    weights = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
+    return weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+
+
+def expand_groups(kv: Tensor, q: Tensor) -> Tensor:
+    """Each key/value head repeated for the query heads that share it."""
+    return kv if kv.shape[1] == q.shape[1] else kv.repeat_interleave(q.shape[1] // kv.shape[1], dim=1)
+
+
+# --- sdpa -----------------------------------------------------------------------------------------------------------
+
+
+def sdpa(case: Case) -> Tensor:
+    """torch's fused kernels; no mask is built where positions alone say that none, or a triangle, is needed."""
+    if case.terms:
+        return kernel_with_bias(case, case.visible())
+    if case.is_causal_triangle and case.q.shape[2] > 1:
+        return kernel(case, is_causal=True)
+    if case.is_strict_triangle:
+        return _strict(case)
+    return kernel(case, None if case.sees is Block.ALL else case.visible())
+
+
+def kernel(case: Case, visible: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    return F.scaled_dot_product_attention(
+        case.q,
+        case.k,
+        case.v,
+        attn_mask=visible,
+        dropout_p=case.dropout,
+        is_causal=is_causal,
+        scale=1.0,
+        enable_gqa=case.k.shape[1] != case.q.shape[1],
+    )
+
+
+def _strict(case: Case) -> Tensor:
+    """The first query sees nothing and yields 0; the others are a triangle with the keys before the last."""
+    pairs = case.q.shape[2] - 1
+    if not pairs:
+        return case.q.new_zeros(*case.q.shape[:3], case.v.shape[3])
+    later = replace(case, q=case.q[:, :, 1:], k=case.k[:, :, :pairs], v=case.v[:, :, :pairs])
+    return F.pad(kernel(later, is_causal=pairs > 1), (0, 0, 1, 0))
+
+
+def kernel_with_bias(case: Case, visible: Tensor) -> Tensor:
+    """A float mask: rows that see nothing get a finite one, and 0 afterwards."""
+    bias = case.bias()
+    assert bias is not None
+    sees_any = visible.any(-1, keepdim=True)
+    bias = torch.where(visible, bias, torch.where(sees_any, -torch.inf, 0.0).to(bias.dtype)).to(case.q.dtype)
+    return torch.where(sees_any, kernel(case, bias), 0.0)
+
+
+def span_of(positions: Positions) -> Span:
+    assert positions.start is not None
+    return Span(positions.start, positions.start + positions.length - 1)
+
+
+def drop_documents(mask: Mask) -> Mask:
+    """The mask for rows of one document each, which static positions promise."""
+    if isinstance(mask, And):
+        a, b = drop_documents(mask.a), drop_documents(mask.b)
+        if isinstance(a, SameDocument):
+            return b
+        return a if isinstance(b, SameDocument) else And(a, b)
+    return mask
