@@ -97,6 +97,14 @@ _SPECS = (
         "transformers, each head's class, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
     ),
     Spec(
+        "sparse_transformer",
+        "formers.models.sparse_transformer",
+        "Child et al., Generating Long Sequences with Sparse Transformers (1904.10509)",
+        2019,
+        "decoder of strided or fixed factorised attention, for text, bytes and images of thousands of tokens",
+        "the paper's formulas and sets written out, float64, 1e-9",
+    ),
+    Spec(
         "transformer_xl",
         "formers.models.transformer_xl",
         "Dai et al., Transformer-XL: Attentive Language Models beyond a Fixed-Length Context (1901.02860)",

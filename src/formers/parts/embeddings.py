@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -26,6 +28,29 @@ class LearnedPositions(nn.Module):
             check_length(positions.start + positions.length, self.table.num_embeddings)
             return self.table(positions.index)
         return self.table(positions.table_index) * positions.present[..., None]
+
+
+class GridPositions(nn.Module):
+    """The sum of a learned table for each coordinate of a position on a grid (Sparse Transformers, 1904.10509, 5.3).
+
+    sizes  how many values each coordinate has, the slowest first: (lines, columns) for text, (lines, columns, channels) for
+           images, whose bytes follow each other in that order
+    """
+
+    def __init__(self, sizes: Sequence[int], d_model: int, *, max_length: int) -> None:
+        super().__init__()
+        self.tables, self.max_length = nn.ModuleList(nn.Embedding(size, d_model) for size in sizes), max_length
+
+    def forward(self, positions: Positions) -> Float[Tensor, "#batch seq d_model"]:
+        """Raises ConfigError where a known position lies beyond `max_length`, before a table would."""
+        if positions.start is not None and positions.place is None:
+            check_length(positions.start + positions.length, self.max_length)
+        rest, (slowest, *others) = positions.table_index, self.tables
+        total = torch.zeros((), dtype=slowest.weight.dtype, device=rest.device)  # type: ignore[arg-type]
+        for table in reversed(others):
+            total = total + table(rest % table.num_embeddings)  # type: ignore[operator]
+            rest = torch.div(rest, table.num_embeddings, rounding_mode="floor")
+        return (total + slowest(rest)) * positions.present[..., None]
 
 
 class TextEmbedding(nn.Module):
