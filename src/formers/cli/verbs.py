@@ -28,6 +28,7 @@ _ALL = (
     Verb("new block", "NAME", "write a file of your own: a sublayer, a config, a recipe", START),
     Verb("data build", "SOURCE... --out DIR", "text files to token shards with a tokenizer of their own", WORK),
     Verb("train", "RECIPE [FILE...]", "train a recipe on shards, on files, or on the recipe's own text", WORK),
+    Verb("compare", "RECIPE... --budget B", "recipes at the same budget on the same text: which wins, or cannot tell", WORK),
     Verb("eval", "RUN [--data DIR]", "bits per byte, perplexity and accuracy on validation text", WORK),
     Verb("generate", "RUN PROMPT", "continue a prompt", WORK),
     Verb(
@@ -57,6 +58,12 @@ _ALL = (
     Verb("experiment packages", "", "write long documents to train on: this machine's Python packages", TRY),
     Verb("experiment entities", "DATA --init M", "named entities from words with tags: F1 on articles held out", LEARN),
     Verb("experiment sentiment", "DATA --init M", "negative, neutral, positive from rated texts: accuracy", LEARN),
+    Verb(
+        "experiment sentence-order",
+        "",
+        "encoders trained for the order of sentences or the next one: each asked both",
+        TRY,
+    ),
     Verb("experiment synopsis", "DATA", "a description's synopsis, by an encoder-decoder: ROUGE-L", LEARN),
     Verb("experiment translation", "DATA --pair en-de", "texts of one language in another: chrF and BLEU", LEARN),
 )
