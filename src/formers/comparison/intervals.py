@@ -2,10 +2,10 @@
 
 A model's score varies with the seed it was trained from and with the documents it is read on, so what is drawn anew when an
 experiment is repeated is both. `crossed` takes differences d[s, i] of seed s and document i as mu + seed + document + rest,
-each drawn at random, and adds the variance of the seeds' means to that of the documents' means. Both hold the rest, which two-way
-clustering takes away once (Cameron, Gelbach and Miller, 2011, equation 2.13); with three seeds that finds differences where there
-are none in 8 of 100 repetitions in place of 5, so here it stays: an interval that is a little too wide, never too narrow. Degrees
-of freedom are Satterthwaite's (1946), rounded down.
+each drawn at random, and adds the variance of the seeds' means to that of the documents' means. Both hold the rest, which
+two-way clustering takes away once (Cameron, Gelbach and Miller, 2011, equation 2.13). With three seeds that finds differences
+where there are none in 8 of 100 repetitions in place of 5, so here it stays: an interval that is a little too wide rather than
+too narrow. Degrees of freedom are Satterthwaite's (1946), rounded down.
 """
 
 from __future__ import annotations

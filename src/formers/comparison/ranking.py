@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -136,7 +136,7 @@ def _behind(pair: Pair) -> str:
 
 def _others(names: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
     """Neighbours behind the first that cannot be told apart."""
-    wanted = list(zip(names, names[1:], strict=False))
+    wanted = list(pairwise(names))
     same = [pair for pair in pairs if (pair.better, pair.worse) in wanted and not pair.told]
     if not same:
         return []

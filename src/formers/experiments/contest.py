@@ -1,46 +1,50 @@
-"""A contest: models trained on the same text, then read on the same whole documents; what each costs stands beside it."""
+"""A contest: models trained on the same text, then read on the same documents; what each costs stands beside it.
+
+What `formers compare` and `formers experiment memory` have in common. Whatever is done stays: a contest that was stopped,
+or killed, goes on where it was.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from formers.data import Shards
-from formers.errors import DataError
+from formers import recipes
+from formers.config import to_dict
+from formers.data import Shards, open_shards
+from formers.errors import DataError, RunError
 from formers.experiments.claims import Interval
+from formers.experiments.ranks import read_windows
 from formers.experiments.reading import change, read
 from formers.experiments.run import Run
-from formers.files import write_atomic
+from formers.files import plain, write_atomic
 from formers.hub import save, targets
 from formers.inspection.anatomy import cost
-from formers.recipes import Recipe
+from formers.recipes import Recipe, with_vocabulary
+from formers.training.precision import choose_device
 
 TRAIN = 3
 """A backward costs two forwards; a look-up has none (Kaplan et al., 2001.08361, section 2.1)."""
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """name: as the tables have it. after: the contestant whose weights it begins with; what it has more starts fresh."""
-
-    name: str
-    recipe: Recipe[Any]
-    after: str | None = None
-
-
-@dataclass(frozen=True)
 class Reading:
-    """A way to read the same documents: whole, or cut into texts of `longest` tokens, each read on its own."""
+    """A way to read the same documents: whole; cut into texts of `longest` tokens, each read on its own; or through windows
+    of `window` tokens that begin every half window and score what the one before did not."""
 
     name: str
     longest: int | None = None
+    window: int | None = None
 
 
 WHOLE = Reading("whole")
@@ -49,20 +53,82 @@ LONG, FILL = 1 << 20, 4096
 """Tokens of a text that would fill every memory; and every cache."""
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """name: as the tables have it.
+
+    after    the contestant whose weights it begins with; what it has more starts fresh
+    shards   its own, where its tokenizer is not that of the others; the same documents
+    folder   of a run that ended before the contest
+    reading  its own way to read, in place of the contest's
+    facts    what its recipe.json holds beside the recipe
+    """
+
+    name: str
+    recipe: Recipe[Any]
+    after: str | None = None
+    shards: Shards | None = None
+    folder: Path | None = None
+    reading: Reading | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def at(self, out: Path) -> Path:
+        """Its run folder."""
+        return self.folder or out / self.name
+
+
 def train_all(
-    contestants: Sequence[Contestant], shards: Shards, out: Path, *, progress: bool | None = None
+    contestants: Sequence[Contestant],
+    shards: Shards,
+    out: Path,
+    *,
+    progress: bool | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    before: Callable[[Contestant], None] = lambda contestant: None,
+    resume_command: str = "the same command",
 ) -> str | None:
-    """Train each into out/NAME; what is trained stays, what was stopped goes on. The signal that stopped it, or None."""
+    """Train each into out/NAME; what is trained stays, what was stopped goes on. The signal that stopped it, or None.
+
+    Raises RunError where out/NAME holds a run of another recipe.
+    """
     for contestant in contestants:
-        folder = out / contestant.name
+        folder = contestant.at(out)
         if (folder / "model").is_dir():
+            _check_recipe(contestant, folder, contestant.shards or shards)
             continue
+        before(contestant)
         init = None if contestant.after is None else _begun(contestant, out, shards)
-        run = Run(contestant.recipe, shards, folder, resume=(folder / "recipe.json").is_file(), init=init)
-        stopped = run.start(progress=progress, resume_command="the same command").interrupted
+        resume = (folder / "recipe.json").is_file()
+        run = Run(
+            contestant.recipe, contestant.shards or shards, folder, resume=resume, init=init, facts=contestant.facts
+        )
+        stopped = run.start(progress=progress, on_event=on_event, resume_command=resume_command).interrupted
         if stopped:
             return stopped
     return None
+
+
+def _check_recipe(contestant: Contestant, folder: Path, shards: Shards) -> None:
+    """Whether a run that is there already is the one that is asked for. Raises RunError that lists what differs."""
+    if contestant.folder is not None:
+        return
+    wanted, found = contestant.recipe, recipes.read(folder, code=contestant.recipe.code)
+    pairs = {
+        "model": (to_dict(with_vocabulary(wanted.model, shards.vocab_size)), to_dict(found.model)),
+        "data": (to_dict(wanted.data), to_dict(found.data)),
+        "train": (wanted.train.of_the_weights(), found.train.of_the_weights()),
+        "": ({"seed": wanted.seed}, {"seed": found.seed}),
+    }
+    different = [
+        f"{part}.{name}".lstrip(".") + f" is {theirs.get(name)!r}, wanted {ours.get(name)!r}"
+        for part, (ours, theirs) in pairs.items()
+        for name in sorted(ours.keys() | theirs.keys())
+        if plain(ours.get(name)) != plain(theirs.get(name))
+    ]
+    if different:
+        raise RunError(
+            f"{folder} holds a run of another recipe: {'; '.join(different)}", "the same recipe", "name another --out"
+        )
 
 
 def _begun(contestant: Contestant, out: Path, shards: Shards) -> str:
@@ -88,36 +154,83 @@ def read_all(
     rows: int = 4,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """A row for each contestant, reading and document. Rows that stand in out/scores.jsonl are not measured again."""
+    """A row for each contestant, reading and document. Rows that stand in out/scores.jsonl are not measured again.
+
+    documents  of `shards`; a contestant with shards of its own reads the same texts
+
+    Raises DataError where a contestant's shards have not these texts.
+    """
     file = out / "scores.jsonl"
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     done = {(row["contestant"], row["reading"], row["document"]) for row in found}
     for contestant in contestants:
-        for reading in readings:
+        for reading in readings if contestant.reading is None else [contestant.reading]:
             todo = [d for d in documents if (contestant.name, reading.name, d) not in done]
-            model = targets.load(out / contestant.name, dtype=torch.float32) if todo else None
+            model = None if not todo else _load(contestant, out)
             for first in range(0, len(todo), rows):
                 group = todo[first : first + rows]
                 assert model is not None
-                scored = _read(model, shards, group, reading)
+                scored = _read(model, shards, group, reading, contestant.shards or shards)
                 found += [{"contestant": contestant.name, "reading": reading.name, **row} for row in scored]
                 write_atomic(file, "".join(json.dumps(row) + "\n" for row in found).encode())
                 say(f"{contestant.name}, {reading.name}: {first + len(group)} of {len(todo)} documents")
     return found
 
 
-def _read(model: nn.Module, shards: Shards, documents: Sequence[int], reading: Reading) -> list[dict[str, Any]]:
-    facts = [{"document": int(d), "bytes": int(shards.documents[d, 2])} for d in documents]
-    texts = [shards.document_tokens(d) for d in documents]
-    if reading.longest is None:
-        return [a | b for a, b in zip(facts, read(model, texts), strict=True)]
-    rows = []
-    for fact, text in zip(facts, texts, strict=True):
-        step = reading.longest
-        parts = read(model, [text[at : at + step + 1] for at in range(0, len(text) - 1, step)])
-        total = {name: sum(part[name] for part in parts) for name in ("tokens", "loss", "right")}
-        rows.append(fact | total | {"by_position": []})
-    return rows
+def _load(contestant: Contestant, out: Path) -> nn.Module:
+    model = targets.load(contestant.at(out), dtype=torch.float32, code=contestant.recipe.code)
+    return model.to(choose_device("auto"))
+
+
+def _read(
+    model: nn.Module, shards: Shards, documents: Sequence[int], reading: Reading, own: Shards
+) -> list[dict[str, Any]]:
+    """The rows of some documents of `shards`, read as `own` cuts them into tokens."""
+    mine = documents if own is shards else [same_documents(shards, own)[d] for d in documents]
+    texts = [own.document_tokens(d) for d in mine]
+    facts = [
+        {"document": int(d), "bytes": int(shards.documents[d, 2]), "scored_bytes": int(own.token_bytes[text[1:]].sum())}
+        for d, text in zip(documents, texts, strict=True)
+    ]
+    device = str(next(model.parameters()).device)
+    if reading.window is not None:
+        scored = read_windows(model, texts, reading.window, device=device)
+    elif reading.longest is None:
+        scored = read(model, texts, device=device)
+    else:
+        scored = [_in_pieces(model, text, reading.longest, device) for text in texts]
+    return [a | b for a, b in zip(facts, scored, strict=True)]
+
+
+def _in_pieces(model: nn.Module, text: np.ndarray, step: int, device: str) -> dict[str, Any]:
+    parts = read(model, [text[at : at + step + 1] for at in range(0, len(text) - 1, step)], device=device)
+    return {name: sum(part[name] for part in parts) for name in ("tokens", "loss", "right", "top5")} | {
+        "by_position": []
+    }
+
+
+def read_kept(file: Path) -> dict[str, Any]:
+    """What was measured before; nothing where there is no such file."""
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+
+@lru_cache(maxsize=8)
+def _keys(folder: Path) -> dict[bytes, int]:
+    """Which validation document of a shard folder has which text."""
+    shards = open_shards(folder)
+    return {hashlib.sha256(shards.text_bytes(int(d))).digest(): int(d) for d in shards.rows("validation")}
+
+
+def same_documents(shards: Shards, own: Shards) -> dict[int, int]:
+    """Validation document of `shards` -> the one of `own` with the same text. Raises DataError where one has none."""
+    ours, theirs = _keys(shards.folder), _keys(own.folder)
+    missing = ours.keys() - theirs.keys()
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(ours)} validation documents of {shards.folder} are not in {own.folder}",
+            "shards of the same text, with the same documents held out",
+        )
+    return {document: theirs[key] for key, document in ours.items()}
 
 
 def of(rows: Sequence[dict[str, Any]], contestant: str, reading: Reading = WHOLE) -> list[dict[str, Any]]:
@@ -142,14 +255,33 @@ def costs(model: Any, length: int) -> dict[str, int]:
     ids = torch.zeros(1, FILL, dtype=torch.long)
     with torch.no_grad():
         state = model.eval()(ids, state=model.init_state(1, LONG)).state.commit()
-    with FlopCounterMode(display=False) as counter:
-        model(ids[:, :length], state=state)
     looked_up = sum(held.look_up_per_token for held in cost(model).memories)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "state_bytes": state.nbytes,
-        "operations": TRAIN * counter.get_total_flops() // length + looked_up,
+        "operations": _training(model, ids[:, :length], state=state) + looked_up,
     }
+
+
+def operations(model: Any, length: int, *, carried: bool) -> int:
+    """Operations of a training token: of `costs` where rows are carried on, else of rows of `length` tokens by themselves."""
+    if carried:
+        return costs(model, length)["operations"]
+    return _training(model.eval(), torch.zeros(1, length, dtype=torch.long))
+
+
+def _training(model: Any, ids: Tensor, **given: Any) -> int:
+    """Three forwards, a token. Torch counts every product but those inside its attention kernel for CPUs."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={kernel: _attention}) as counter:
+        model(ids, **given)
+    return TRAIN * counter.get_total_flops() // ids.shape[1]
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Scores and the weighted sums of values, from shapes [batch, heads, tokens, d_head]."""
+    batch, heads, tokens, d_head = query
+    return 2 * batch * heads * tokens * key[2] * (d_head + value[3])
 
 
 def seconds_a_token(run: Path) -> float:

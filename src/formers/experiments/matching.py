@@ -17,8 +17,8 @@ from formers.recipes import Recipe
 STEP = 8
 """d_ff and what stands for it change in steps of so many."""
 
-FINE = ("d_ff", "persistent_slots", "num_slots", "persistent_size")
-"""Settings of which the first that a config has is turned last, because its steps are the smallest."""
+FINE = ("d_ff", "memory_size")
+"""Settings of which the first that changes what is counted is turned last, because its steps are the smallest."""
 
 LAYERS = (0, 1, -1, 2, -2)
 """Layers more or fewer that are tried where widths alone do not do."""
@@ -72,7 +72,8 @@ def match_all(
                 for m in missed
             ),
             f"within {tolerance:.1%}",
-            f"leave {'it' if len(missed) == 1 else 'them'} out, choose another size, give a larger --tolerance, or --match nothing",
+            f"leave {'it' if len(missed) == 1 else 'them'} out, choose another size, give a larger --tolerance, or "
+            "--match nothing",
         )
     return {label: recipe for label, (recipe, _) in found.items()}, [done for _, done in found.values()]
 
@@ -109,18 +110,13 @@ def _candidates(recipe: Recipe[Any], layers: int, target: float, count: Count) -
     if layers and (depth is None or depth + layers < 1):
         return
     deeper = {"num_layers": depth + layers} if layers else {}
-    knob = next((name for name in FINE if hasattr(config, name)), None)
     for width in _widths(config):
         ratio = width / config.d_model if width else 1.0
         wide = ({"d_model": width} if width else {}) | deeper
-        if knob is None:
-            if (changed := _with(recipe, wide)) is not None:
-                yield changed, abs(math.log(ratio))
-            continue
-        usual = (getattr(config, knob) or 4 * getattr(config, "d_model", 0)) * ratio
-        for value in _near(recipe, wide, knob, usual, target, count):
-            if (changed := _with(recipe, wide | {knob: value})) is not None:
-                yield changed, abs(math.log(value / usual)) + 1e-3 * abs(math.log(ratio))
+        if (tuned := _tuned(recipe, wide, ratio, target, count)) is not None:
+            yield tuned[0], tuned[1] + 1e-3 * abs(math.log(ratio))
+        elif (changed := _with(recipe, wide)) is not None:
+            yield changed, abs(math.log(ratio))
 
 
 def _widths(config: Any) -> Iterable[int | None]:
@@ -132,21 +128,23 @@ def _widths(config: Any) -> Iterable[int | None]:
     return range(max(step, d_model // 4 // step * step), 4 * d_model + 1, step)
 
 
-def _near(
-    recipe: Recipe[Any], wide: dict[str, Any], knob: str, usual: float, target: float, count: Count
-) -> Iterator[int]:
-    """The multiple of STEP at which the knob comes nearest the target, within a factor of two of its usual size. What is
-    counted is linear in it."""
-    low = max(STEP, round(usual / STEP) * STEP)
-    first, second = _with(recipe, wide | {knob: low}), _with(recipe, wide | {knob: low + 8 * STEP})
-    if first is None or second is None:
-        return
-    at = count(first)
-    slope = (count(second) - at) / (8 * STEP)
-    if slope <= 0:
-        return
-    value = round((low + (target - at) / slope) / STEP) * STEP
-    yield min(max(value, STEP, math.ceil(usual / 2 / STEP) * STEP), max(STEP, int(usual * 2 / STEP) * STEP))
+def _tuned(
+    recipe: Recipe[Any], wide: dict[str, Any], ratio: float, target: float, count: Count
+) -> tuple[Recipe[Any], float] | None:
+    """The recipe at other widths with its finest setting where it comes nearest the target, within a factor of two of its
+    usual size, and how far from that it is. None where no such setting changes what is counted."""
+    config = recipe.model
+    for knob in (name for name in FINE if hasattr(config, name)):
+        usual = (getattr(config, knob) or 4 * getattr(config, "d_model", 0)) * ratio
+        low = max(STEP, round(usual / STEP) * STEP)
+        first, second = _with(recipe, wide | {knob: low}), _with(recipe, wide | {knob: low + 8 * STEP})
+        if first is None or second is None or (slope := (count(second) - (at := count(first))) / (8 * STEP)) <= 0:
+            continue  # what is counted is linear in it, or does not depend on it
+        wanted = round((low + (target - at) / slope) / STEP) * STEP
+        value = min(max(wanted, STEP, math.ceil(usual / 2 / STEP) * STEP), max(STEP, int(usual * 2 / STEP) * STEP))
+        changed = _with(recipe, wide | {knob: value})
+        return None if changed is None else (changed, abs(math.log(value / usual)))
+    return None
 
 
 def _with(recipe: Recipe[Any], changes: dict[str, Any]) -> Recipe[Any] | None:

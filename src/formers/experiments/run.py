@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Run:
     recipe      as `text.prepare` gives it
     vocab_size  rows of the embedding, where they are not to be the tokenizer's
     init        a run, model folder or hub name whose weights it begins with
+    facts       what recipe.json holds beside the recipe
     """
 
     recipe: Recipe[Any]
@@ -42,6 +43,7 @@ class Run:
     resume: bool = False
     vocab_size: int | None = None
     init: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def start(
         self,
@@ -99,7 +101,7 @@ class Run:
         """What recipe.json holds besides what the training adds: the recipe, and where the shards stood."""
         meta = self.shards.meta
         shards = {"folder": str(self.shards.folder.resolve()), "tokenizer": meta["tokenizer_fingerprint"]}
-        return self.recipe.to_json() | {"shards": shards, "init": self.init}
+        return {**self.facts, **self.recipe.to_json(), "shards": shards, "init": self.init}
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the run's model/ with its tokenizer; of a generator and a discriminator the discriminator."""
