@@ -65,6 +65,14 @@ _SPECS = (
         "transformers, each head's class, float64, 1e-9",
     ),
     Spec(
+        "longformer",
+        "formers.models.longformer",
+        "Beltagy et al., Longformer: The Long-Document Transformer (2004.05150)",
+        2020,
+        "encoder of linear cost: a window around each token, and global tokens with maps of their own",
+        "transformers, each head's class, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
+    ),
+    Spec(
         "albert",
         "formers.models.albert",
         "Lan et al., ALBERT: A Lite BERT for Self-supervised Learning (1909.11942)",
@@ -103,6 +111,22 @@ _SPECS = (
         2019,
         "decoder of strided or fixed factorised attention, for text, bytes and images of thousands of tokens",
         "the paper's formulas and sets written out, float64, 1e-9",
+    ),
+    Spec(
+        "wavenet",
+        "formers.models.wavenet",
+        "van den Oord et al., WaveNet: A Generative Model for Raw Audio (1609.03499)",
+        2016,
+        "decoder of dilated causal convolutions, gated, with skips: a baseline without attention",
+        "the paper's formulas written out, float64, 1e-9",
+    ),
+    Spec(
+        "reformer",
+        "formers.models.reformer",
+        "Kitaev et al., Reformer: The Efficient Transformer (2001.04451)",
+        2020,
+        "decoder or encoder of hashed and local attention in reversible layers, for texts of thousands of tokens",
+        "transformers, each head's class, their hash seeds, float64, 1e-9",
     ),
     Spec(
         "transformer_xl",
