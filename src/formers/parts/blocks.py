@@ -58,7 +58,7 @@ def _share(case: Case) -> float:
     t, s = case.q.shape[2], case.k.shape[2]
     size = block_size(line)
     if line.is_banded:
-        return -(-line.t // size) * size * (size + line.past + line.future) * line.every / (t * s)
+        return -(-line.t // size) * size * (size + line.width) * line.every / (t * s)
     return sum(len(q) * len(k[0]) for q, k in line.plan(case.mask, size)) * size * size * line.every / (t * s)
 
 

@@ -58,6 +58,13 @@ class Line:
         return self.past is not None and self.future is not None
 
     @property
+    def width(self) -> int:
+        """How many keys beside its own a query sees at most, where reach is finite."""
+        assert self.past is not None
+        assert self.future is not None
+        return self.past + self.future
+
+    @property
     def lead(self) -> int:
         """How many slots before key 0 the keys of query 0 begin."""
         assert self.past is not None
@@ -92,7 +99,7 @@ def block_size(line: Line) -> int:
     """Half of what a window reaches, so that five parts of six that are computed are seen; within bounds."""
     if not line.is_banded:
         return BLOCK
-    return max(LEAST, min(BLOCK, (line.past + line.future) // 2))  # type: ignore[operator]
+    return max(LEAST, min(BLOCK, line.width // 2))
 
 
 @dataclass(frozen=True)
