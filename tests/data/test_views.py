@@ -324,3 +324,18 @@ def test_bad_settings_say_what_is_wanted(in_memory: Callable[..., Shards], make:
 def test_a_view_without_end_has_no_length(in_memory) -> None:
     with pytest.raises(TypeError, match="no end"):
         len(Streams(in_memory([("ab", 0)]), batch_size=1, seq_len=1))
+
+
+def test_streams_promise_that_rows_go_on_from_multiples_of_their_length(in_memory) -> None:
+    shards = in_memory([("ab " * length, length % 2) for length in range(1, 40)])
+    for view in (Streams(shards, batch_size=3, seq_len=16, epochs=1), Sequential(shards, batch_size=3, seq_len=16)):
+        for step in range(len(view)):
+            batch = view.batch(step)
+            assert batch.aligned == 16
+            for index in batch.index:
+                there = int((index >= 0).sum())
+                assert there == 0 or index[0] % 16 == 0
+                assert (index[:there] == index[0] + np.arange(there)).all()
+                assert (index[there:] == -1).all()
+    assert Sequential(shards, batch_size=3, seq_len=16, stride=8).batch(0).aligned is None
+    assert Windows(shards, batch_size=3, seq_len=16).batch(0).aligned is None

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import formers
 from formers.parts.positions import Positions
+from formers.parts.rings import KeyValueRing
 from formers.training.batches import to_tensors
 from formers.training.objective import Objective, accepts, is_float64, parameter_count
 from tests.training import small
@@ -89,3 +91,56 @@ def test_what_a_module_accepts_and_its_type_are_asked_of_it():
     assert not accepts(Foreign(), "positions")
     assert is_float64(Foreign().double())
     assert not is_float64(Foreign())
+
+
+# --- calls that begin where segments begin -------------------------------------------------------------------------------
+
+SEGMENTED = {
+    "inputs": ("transformer_xl", {"memory_length": 24, "remember": "inputs", "dropout": 0.0}),
+    "keys": ("transformer_xl", {"memory_length": 24, "remember": "keys", "dropout": 0.0}),
+    "memory": ("memorizing", {"cache_length": 24, "memory_size": 40}),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTED)
+@pytest.mark.parametrize("length", [16, 32])
+def test_calls_in_step_with_segments_hand_out_fewer_keys_and_change_nothing(
+    name: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document ends in padding in the middle of a call, another begins with the next; float64."""
+    architecture, changes = SEGMENTED[name]
+    model = formers.build(architecture, "nano", vocab_size=29, segment_length=16, **changes).double().train()
+    objective, seen = Objective(model), []
+    extend = KeyValueRing.extend
+
+    def watched(ring: KeyValueRing, k: torch.Tensor, v: torch.Tensor, positions: Positions) -> tuple:
+        found = extend(ring, k, v, positions)
+        seen.append(found[0].shape[2])
+        return found
+
+    monkeypatch.setattr(KeyValueRing, "extend", watched)
+    ids = torch.randint(0, 29, (2, 6 * length), generator=torch.Generator().manual_seed(1))
+    lengths = (3 * length, 2 * length + 5)  # of each row's first document; its second begins with a call
+    results = []
+    for aligned in (None, length):
+        model.zero_grad(set_to_none=True)
+        state, losses = model.init_state(2, 1000).dynamic(), []
+        for start in range(0, 6 * length, length):
+            index = torch.arange(start, start + length).repeat(2, 1)
+            first = start < 3 * length
+            index = torch.where(index < torch.tensor(lengths)[:, None], index, -1) if first else index - 3 * length
+            state = state.reset(torch.full((2,), start == 3 * length))
+            part = ids[:, start : start + length]
+            documents = torch.full_like(index, int(not first))
+            given = {} if aligned is None else {"aligned": aligned}
+            total, _, staged = objective(part, part.where(index >= 0, -100), index, documents, state, **given)
+            total.backward()
+            losses.append(total.detach())
+            state = staged.commit().dynamic()
+        results.append((torch.stack(losses), [p.grad for p in model.parameters()]))
+    (plain, plain_gradients), (aligned_losses, gradients) = results
+    assert (plain - aligned_losses).abs().max() <= 1e-9
+    assert all((a - b).abs().max() <= 1e-9 for a, b in zip(plain_gradients, gradients, strict=True) if a is not None)
+    half = len(seen) // 2
+    assert set(seen[:half]) == {40 + length}
+    assert set(seen[half:]) == {24 + length}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ class Batch:
         bytes: the bytes of UTF-8 that all scored targets stand for. end_of_text stands for none, the first token of a
             document (which nothing predicts) is not among the targets. Divide nats by ``bytes * ln 2`` for bits per
             byte.
+        aligned: every row goes on one by one from a multiple of this, with padding behind at most; None: not so.
     """
 
     input_ids: np.ndarray
@@ -40,6 +41,7 @@ class Batch:
     document: np.ndarray
     fresh: np.ndarray
     bytes: int
+    aligned: int | None = field(default=None, kw_only=True)
 
     @cached_property
     def place(self) -> np.ndarray:

@@ -8,6 +8,7 @@ its last token (end_of_text) is only predicted, and its first only read.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -266,6 +267,9 @@ class Streams(Finite):
         spans = Spans.of(row=row, document=pieces.document, first=pieces.first + index, count=count, index=index)
         return spans, segment == 0
 
+    def _make(self, step: int) -> Batch:
+        return dataclasses.replace(super()._make(step), aligned=self.seq_len)
+
 
 class Sequential(Streams):
     """For evaluation: every token that has one before it in its document is scored exactly once, in ``len(view)``
@@ -292,6 +296,10 @@ class Sequential(Streams):
 
     def _steps(self) -> int:
         return super()._steps() if self._windows is None else -(-len(self._windows) // self.batch_size)
+
+    def _make(self, step: int) -> Batch:
+        batch = super()._make(step)
+        return batch if self.stride is None else dataclasses.replace(batch, aligned=None)
 
     def _spans(self, step: int) -> tuple[Spans, np.ndarray]:
         if self._windows is None or self.stride is None:

@@ -34,7 +34,7 @@ def read(model: nn.Module, texts: Sequence[np.ndarray], *, device: str = "cpu") 
         state = model.init_state(len(texts), longest, device=device)  # type: ignore[operator]
         for ids, wanted, index in _calls(texts, longest):
             given = (torch.from_numpy(each).to(device) for each in (ids, wanted, index))
-            losses, ranks, staged = objective(*given, None, state, scores=True)
+            losses, ranks, staged = objective(*given, None, state, scores=True, aligned=LENGTH)
             state = staged.commit()
             sums.add(range(len(texts)), losses, ranks, wanted, index)
     return sums.rows(texts)

@@ -198,7 +198,8 @@ def _in_segments(attention: Attention, config: GraftedConfig, *, remembers: bool
     score, remember = attention.score, attention.remember
     assert isinstance(remember, KeyValueCache)
     score.mask = score.mask & Segments(config.segment_length, config.cache_length)
-    window = KeyValueWindow(remember.num_kv_heads, remember.d_head, config.segment_length + config.cache_length)
+    segment, size = config.segment_length, config.segment_length + config.cache_length
+    window = KeyValueWindow(remember.num_kv_heads, remember.d_head, size, segment)
     if not remembers:
         attention.remember = window
         return attention

@@ -200,7 +200,9 @@ def attention(config: MemorizingConfig, layer: int) -> nn.Module:
             dropout=config.attention_dropout,
         ),
         "mix": Mix(heads, d_head, d_model, bias=False),
-        "remember": KeyValueWindow(config.kv_heads, d_head, config.cache_length + config.segment_length),
+        "remember": KeyValueWindow(
+            config.kv_heads, d_head, config.cache_length + config.segment_length, config.segment_length
+        ),
     }
     if not remembers:
         return Attention(**slots)

@@ -184,8 +184,8 @@ def attention(config: TransformerXLConfig, shared: RelativeBiases | None) -> Att
         "mix": Mix(heads, d_head, d_model, bias=False),
     }
     if config.remember == "keys":
-        return Attention(**slots, remember=KeyValueWindow(heads, d_head, config.reach))
-    return InputAttention(**slots, remember=InputWindow(d_model, config.reach))
+        return Attention(**slots, remember=KeyValueWindow(heads, d_head, config.reach, config.segment_length))
+    return InputAttention(**slots, remember=InputWindow(d_model, config.reach, config.segment_length))
 
 
 def feed_forward(config: TransformerXLConfig) -> FeedForward:

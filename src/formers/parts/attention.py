@@ -89,15 +89,22 @@ class KeyValueCache:
 
 
 class KeyValueWindow(KeyValueCache):
-    """Remember the newest `size` keys and values, for attention that sees no further."""
+    """Remember the newest `size` keys and values, for attention that sees no further.
 
-    def __init__(self, num_kv_heads: int, d_head: int, size: int) -> None:
+    segment  calls that begin at a multiple of it see only the newest size - segment (masks of `Segments`); None: no such
+    """
+
+    def __init__(self, num_kv_heads: int, d_head: int, size: int, segment: int | None = None) -> None:
         super().__init__(num_kv_heads, d_head)
-        self.size = size
+        self.size, self.segment = size, segment
 
     def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
-        capacity, d = min(self.size, max_length), self.d_head
-        return KeyValueRing.empty(batch_size, self.num_kv_heads, capacity, d, d, overflow="wrap", **kind)
+        capacity, d, segment = (
+            min(self.size, max_length),
+            self.d_head,
+            self.segment if self.size <= max_length else None,
+        )
+        return KeyValueRing.empty(batch_size, self.num_kv_heads, capacity, d, d, segment=segment, **kind)
 
 
 class Mix(nn.Module):
@@ -165,13 +172,15 @@ class Attention(nn.Module):
 
 
 class InputWindow:
-    """Remember the newest `size` inputs of a sublayer, as a ring of one head of width d_model without values."""
+    """Remember the newest `size` inputs of a sublayer, as a ring of one head of width d_model without values. `segment` as
+    of `KeyValueWindow`."""
 
-    def __init__(self, d_model: int, size: int) -> None:
-        self.d_model, self.size = d_model, size
+    def __init__(self, d_model: int, size: int, segment: int | None = None) -> None:
+        self.d_model, self.size, self.segment = d_model, size, segment
 
     def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
-        return KeyValueRing.empty(batch_size, 1, min(self.size, max_length), self.d_model, 0, overflow="wrap", **kind)
+        capacity, segment = min(self.size, max_length), self.segment if self.size <= max_length else None
+        return KeyValueRing.empty(batch_size, 1, capacity, self.d_model, 0, segment=segment, **kind)
 
 
 class InputAttention(Attention):

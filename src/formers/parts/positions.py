@@ -56,6 +56,7 @@ class Positions:
     place      Int  [1 or batch, seq]  what tables and rotary read; None: `index` (models in segments restart it)
     is_global  Bool [1 or batch, seq]  tokens that all see and that see all (Longformer); None: none
     start      the promise that every row is start, start+1, .. of one document; None: nothing is promised
+    aligned    the promise that every row goes on one by one from a multiple of this, with padding behind at most; None: not
     """
 
     index: Int[Tensor, "#batch seq"]
@@ -63,6 +64,7 @@ class Positions:
     place: Int[Tensor, "#batch seq"] | None = None
     is_global: Bool[Tensor, "#batch seq"] | None = None
     start: int | None = None
+    aligned: int | None = None
 
     @classmethod
     def whole(cls, length: int, *, device: torch.device | str | None = None) -> Positions:

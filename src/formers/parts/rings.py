@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class KeyValueRing:
     start     the promise that every row has written exactly tokens 0 .. start-1; None: nothing is promised
     overflow  "wrap" forgets the oldest (a window); "refuse" raises at commit (a cache that must hold everything)
     most      a number that no row has written more than; None: unknown, and calls keep one shape (see `State.dynamic`)
+    segment   calls that begin at a multiple of it see of what is remembered only the newest capacity - segment; None: all
     """
 
     keys: Tensor
@@ -34,11 +35,21 @@ class KeyValueRing:
     start: int | None = 0
     overflow: str = "wrap"
     most: int | None = 0
+    segment: int | None = None
     fresh: Any = None  # the staged entries that now stand in free slots, if any
 
     @classmethod
     def empty(
-        cls, batch: int, heads: int, capacity: int, d_key: int, d_value: int, *, overflow: str = "wrap", **kind: Any
+        cls,
+        batch: int,
+        heads: int,
+        capacity: int,
+        d_key: int,
+        d_value: int,
+        *,
+        overflow: str = "wrap",
+        segment: int | None = None,
+        **kind: Any,
     ) -> KeyValueRing:
         device = kind.get("device")
         return cls(
@@ -48,6 +59,7 @@ class KeyValueRing:
             torch.zeros(batch, capacity, dtype=torch.long, device=device),
             torch.zeros(batch, dtype=torch.long, device=device),
             overflow=overflow,
+            segment=segment,
         )
 
     @property
@@ -57,6 +69,8 @@ class KeyValueRing:
     def extend(self, k: Tensor, v: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Positions, StagedEntries]:
         """All keys and values that queries of this call may see, remembered ones first, and what to commit."""
         staged = StagedEntries(self, k, v, positions)
+        if self.segment is not None and positions.aligned is not None and positions.aligned % self.segment == 0:
+            return *self._newest(k, v, positions, self.capacity - self.segment), staged
         if self._may_write_ahead(k, positions):
             return *self._write_ahead(staged), staged
         if self._may_write_rows_ahead(k):
@@ -70,6 +84,17 @@ class KeyValueRing:
         if filled == 0:
             return k, v, positions, staged
         return keys, values, concatenate(remembered, positions), staged
+
+    def _newest(self, k: Tensor, v: Tensor, positions: Positions, many: int) -> tuple[Tensor, Tensor, Positions]:
+        """The newest `many` that are remembered, and the fresh. Slots before the first ever written are empty."""
+        slots = (self.written[:, None] - many + torch.arange(many, device=k.device)) % self.capacity
+
+        def pick(held: Tensor, fresh: Tensor) -> Tensor:
+            columns = slots[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
+            return torch.cat([held.gather(2, columns).to(fresh.dtype), fresh], 2)
+
+        remembered = Positions(self.index.gather(1, slots), self.document.gather(1, slots))
+        return pick(self.keys, k), pick(self.values, v), concatenate(remembered, positions)
 
     def _may_write_ahead(self, k: Tensor, positions: Positions) -> bool:
         """Without autograd and with room, fresh entries may go straight to free slots, which nothing sees before commit."""
@@ -110,22 +135,22 @@ class KeyValueRing:
 
     def map_rows(self, function: Callable[[Tensor], Tensor]) -> KeyValueRing:
         mapped = {name: function(tensor) for name, tensor in self.tensors().items()}
-        return KeyValueRing(**mapped, start=self.start, overflow=self.overflow, most=self.most)
+        return replace(self, **mapped, fresh=None)
 
     def reset(self, rows: Tensor) -> KeyValueRing:
         index, written = self.index.masked_fill(rows[:, None], EMPTY), self.written.masked_fill(rows, 0)
         start = 0 if bool(rows.all()) and self.start is not None else None
-        return KeyValueRing(self.keys, self.values, index, self.document, written, start, self.overflow, self.most)
+        return replace(self, index=index, written=written, start=start, fresh=None)
 
     def keep(self, length: int) -> KeyValueRing:
         """Raises StateError where the ring has wrapped around and forgotten the beginning."""
         if self.start is None or self.start > self.capacity:
             raise StateError(f"a window of {self.capacity} tokens has forgotten the beginning of its text")
         index, written = self.index.masked_fill(self.index >= length, EMPTY), self.written.clamp(max=length)
-        return KeyValueRing(self.keys, self.values, index, self.document, written, length, self.overflow, length)
+        return replace(self, index=index, written=written, start=length, most=length, fresh=None)
 
     def dynamic(self) -> KeyValueRing:
-        return KeyValueRing(**self.tensors(), start=None, overflow=self.overflow, most=None)
+        return replace(self, start=None, most=None, fresh=None)
 
     def tensors(self) -> dict[str, Tensor]:
         names = ("keys", "values", "index", "document", "written")
@@ -133,7 +158,7 @@ class KeyValueRing:
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> KeyValueRing:
         most = int(tensors["written"].max())
-        return KeyValueRing(**tensors, start=None, overflow=self.overflow, most=most)
+        return replace(self, **tensors, start=None, most=most, fresh=None)
 
 
 @dataclass
@@ -166,7 +191,7 @@ class StagedEntries:
         if positions.document is not None:
             ring.document[:, start:stop] = positions.document
         written = ring.written + (stop - start)
-        return KeyValueRing(ring.keys, ring.values, ring.index, ring.document, written, stop, ring.overflow, stop)
+        return replace(ring, written=written, start=stop, most=stop, fresh=None)
 
     def _commit_written(self, slots: Tensor) -> KeyValueRing:
         """Keys and values stand in their slots already."""
@@ -202,4 +227,4 @@ class StagedEntries:
     def _advanced(self, written: Tensor) -> KeyValueRing:
         ring = self.ring
         most = None if ring.most is None else ring.most + self.k.shape[2]
-        return KeyValueRing(ring.keys, ring.values, ring.index, ring.document, written, None, ring.overflow, most)
+        return replace(ring, written=written, start=None, most=most, fresh=None)

@@ -31,14 +31,14 @@ class View(Protocol):
 @dataclass(frozen=True)
 class Micro:
     """The rows of one lane as tensors. index and document are None where positions are simply 0, 1, ..; `given` is what
-    batches of some objectives hold beside: token_types, pair, source_ids, source_index."""
+    batches of some objectives hold beside: token_types, pair, source_ids, source_index; or what they promise: aligned."""
 
     input_ids: Tensor
     targets: Tensor
     index: Tensor | None
     document: Tensor | None
     fresh: Tensor
-    given: dict[str, Tensor] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """As Objective takes them."""
@@ -83,6 +83,7 @@ def to_tensors(batch: Any, device: str, *, apart: bool, carried: bool) -> Micro:
     (``TextBatch``) are padded, so their index is always told.
     """
     placed = apart or carried or hasattr(batch, "GIVEN")
+    promised = {"aligned": batch.aligned} if carried and getattr(batch, "aligned", None) else {}
     place = batch.index if carried else batch.place
     return Micro(
         input_ids=_tensor(batch.input_ids, device),
@@ -90,7 +91,7 @@ def to_tensors(batch: Any, device: str, *, apart: bool, carried: bool) -> Micro:
         index=_tensor(place, device) if placed else None,
         document=_tensor(batch.document, device) if apart or carried else None,
         fresh=_tensor(batch.fresh, device),
-        given={name: _tensor(getattr(batch, name), device) for name in _given(batch)},
+        given={name: _tensor(getattr(batch, name), device) for name in _given(batch)} | promised,
     )
 
 

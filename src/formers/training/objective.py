@@ -40,15 +40,17 @@ class Objective(nn.Module):
         state: Any = None,
         *,
         scores: bool = False,
+        aligned: int | None = None,
     ) -> tuple[Any, ...]:
-        """All tensors Int [batch, seq]; targets of -100 have no loss. `index` None: rows are 0, 1, .. of one document.
+        """All tensors Int [batch, seq]; targets of -100 have no loss. `index` None: rows are 0, 1, .. of one document;
+        `aligned` as `Positions` have it.
 
         Returns (loss sum, targets counted, staged state or None); with `scores`, (loss of each token [batch, seq],
         whether the likeliest token was the target [batch, seq], staged state or None). Objectives with a second loss
         (objectives.py) give a dict of what they measure of it behind that.
         """
         with autocast(input_ids.device.type, self.precision):
-            positions = None if index is None else Positions(index, document)
+            positions = None if index is None else Positions(index, document, aligned=aligned)
             hidden, head, staged = body_and_head(self.model, input_ids, positions, state)
             return *self.answer(hidden, head, targets, scores=scores), staged
 
