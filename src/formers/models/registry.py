@@ -73,6 +73,14 @@ _SPECS = (
         "transformers, each head's class, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
     ),
     Spec(
+        "longformer_lm",
+        "formers.models.longformer_lm",
+        "Beltagy et al., Longformer: The Long-Document Transformer (2004.05150), section 4",
+        2020,
+        "decoder of windows that grow with the layers, dilated in some heads; its state holds no more than a window",
+        "its mask run dense, float64, 1e-9",
+    ),
+    Spec(
         "albert",
         "formers.models.albert",
         "Lan et al., ALBERT: A Lite BERT for Self-supervised Learning (1909.11942)",
