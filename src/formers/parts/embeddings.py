@@ -53,6 +53,30 @@ class GridPositions(nn.Module):
         return (total + slowest(rest)) * positions.present[..., None]
 
 
+class AxialPositions(nn.Module):
+    """Positions on a grid: a row's vector beside a column's (Reformer, 2001.04451, appendix; trax). Place p stands in row
+    p // columns and column p % columns, so n places need about 2 sqrt(n) vectors.
+
+    shape   (rows, columns), whose product is at least `max_length`          widths  of the vectors of rows and of columns
+    """
+
+    def __init__(self, shape: tuple[int, int], widths: tuple[int, int], *, max_length: int) -> None:
+        super().__init__()
+        if shape[0] * shape[1] < max_length:
+            places = f"a grid of {shape[0]} x {shape[1]} = {shape[0] * shape[1]} places"
+            raise ConfigError(places, f"at least max_length, {max_length}", "make the grid larger or max_length smaller")
+        self.rows, self.columns = (nn.Embedding(size, width) for size, width in zip(shape, widths, strict=True))
+        self.max_length = max_length
+
+    def forward(self, positions: Positions) -> Float[Tensor, "#batch seq d_model"]:
+        """Raises ConfigError where a known position lies beyond `max_length`."""
+        if positions.start is not None and positions.place is None:
+            check_length(positions.start + positions.length, self.max_length)
+        place, columns = positions.table_index, self.columns.num_embeddings
+        row = torch.div(place, columns, rounding_mode="floor")
+        return torch.cat([self.rows(row), self.columns(place % columns)], -1) * positions.present[..., None]
+
+
 class TextEmbedding(nn.Module):
     """dropout(norm(tokens + types + positions)): what an encoder reads (BERT, 1810.04805, figure 2).
 

@@ -101,14 +101,25 @@ class TokenHead(nn.Module):
 
 
 class Pooler(nn.Module):
-    """f(linear(first token of the row)): what stands for a row as a whole. f is tanh in BERT, ReLU in DistilBERT."""
+    """f(linear(first token of the row)): what stands for a row as a whole. f is tanh in BERT, ReLU in DistilBERT.
 
-    def __init__(self, d_model: int, *, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
+    width    of what it gives; d_model where None        dropout  of what it reads
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        width: int | None = None,
+        *,
+        activation: Callable[[Tensor], Tensor] = torch.tanh,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.linear, self.activation = nn.Linear(d_model, d_model), activation
+        self.linear, self.activation, self.dropout = nn.Linear(d_model, width or d_model), activation, dropout
 
     def forward(self, hidden: Hidden, positions: Positions | None = None) -> Rows:
-        return self.activation(self.linear(first_token(hidden, positions)))
+        first = F.dropout(first_token(hidden, positions), self.dropout, self.training)
+        return self.activation(self.linear(first))
 
 
 class RowHead(nn.Module):
