@@ -27,6 +27,7 @@ _ALL = (
     Verb("doctor", "", "what this machine can do, what will be slow and why", START),
     Verb("new block", "NAME", "write a file of your own: a sublayer, a config, a recipe", START),
     Verb("data build", "SOURCE... --out DIR", "text files to token shards with a tokenizer of their own", WORK),
+    Verb("data images", "FILE.npy --out DIR", "images to token shards, a byte a token, an image a document", WORK),
     Verb("train", "RECIPE [FILE...]", "train a recipe on shards, on files, or on the recipe's own text", WORK),
     Verb("compare", "RECIPE... --budget B", "recipes at the same budget on the same text: which wins, or cannot tell", WORK),
     Verb("eval", "RUN [--data DIR]", "bits per byte, perplexity and accuracy on validation text", WORK),
@@ -40,6 +41,7 @@ _ALL = (
     Verb("convert", "SRC DST", "load a model and write it as a Hugging Face folder", WORK),
     Verb("push", "FOLDER REPO", "a model and its card, made from the run's own record, to the Hugging Face hub", WORK),
     Verb("graft", "RUN --out DIR", "give a trained decoder a memory that changes nothing until it is trained", WORK),
+    Verb("plan", "RECIPE | RUN", "memory and time of a training before it begins, what would fit; of a run, against fact", LOOK),
     Verb("certify", "TARGET", "try the laws that every model must obey; exit code 1 where one fails", LOOK),
     Verb("diff", "A B", "two implementations or checkpoints: the first activation and gradient that differ", LOOK),
     Verb("show", "TARGET", "the tree of modules: shapes, parameters, sharing, bytes, cost", LOOK),
@@ -47,6 +49,7 @@ _ALL = (
     Verb("lookups", "RUN FILE", "where each token of a text looked in a model's memory, as a page: hover a word", LOOK),
     Verb("runs", "[FOLDER]", "the runs in a folder, the newest first", LOOK),
     Verb("models", "", "the architectures and their presets", LOOK),
+    Verb("crossover", "", "time and memory of each mechanism against length, and where it beats full attention", LOOK),
     Verb("experiment recall", "", "pairs asked for far beyond the window, with a memory and without", TRY),
     Verb("experiment memory-size", "RUN", "one model's loss on whole documents, against the size of its memory", TRY),
     Verb(

@@ -11,8 +11,10 @@ from formers.comparison.escaping import text
 from formers.comparison.shell import check_out, write
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 70, 20, 62, 56
-LEGEND, LEGEND_STEP = 44, 126
-COLOURS = ("#1f6fb4", "#c2571a", "#2b8a3e", "#8e44ad", "#7a6a00")
+LEGEND, LEGEND_STEP, LEGEND_LINE = 44, 126, 16
+COLOURS = ("#1f6fb4", "#c2571a", "#2b8a3e", "#8e44ad", "#7a6a00", "#c0392b", "#16808f", "#b0448a", "#5b6b7a", "#8b5a2b")
+IN_A_LINE = 5
+"""Names of the legend that stand side by side."""
 
 STYLE = """
   svg { font: 13px system-ui, sans-serif; background: #fff; fill: #222 }
@@ -34,7 +36,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one axis. `ticks` names places on the x axis; `log_x` spaces x by its logarithm (0 stands left of all)."""
+    """Lines over one axis. `ticks` names places on the x axis; `log_x` spaces x by its logarithm (0 stands left of all);
+    `log_y` spaces y by its own, for values above 0."""
 
     title: str
     x_label: str
@@ -42,6 +45,7 @@ class Chart:
     lines: Sequence[Line]
     ticks: Sequence[tuple[float, str]]
     log_x: bool = True
+    log_y: bool = False
 
 
 def write_chart(chart: Chart, out: Path | str) -> Path:
@@ -78,6 +82,8 @@ def _x_scale(chart: Chart) -> Scale:
 
 def _y_bounds(chart: Chart) -> tuple[float, float]:
     values = [y for line in chart.lines for y in (*line.y, *line.low, *line.high) if math.isfinite(y)]
+    if chart.log_y:
+        values = [math.log10(y) for y in values if y > 0]
     low, high = min(values), max(values)
     pad = (high - low) * 0.08 or 0.1
     return low - pad, high + pad
@@ -85,13 +91,18 @@ def _y_bounds(chart: Chart) -> tuple[float, float]:
 
 def _y_scale(chart: Chart) -> Scale:
     low, high = _y_bounds(chart)
-    return lambda y: HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+    top = TOP + LEGEND_LINE * ((len(chart.lines) - 1) // IN_A_LINE)
+
+    def up(y: float) -> float:
+        return HEIGHT - BOTTOM - ((math.log10(y) if chart.log_y else y) - low) / (high - low) * (HEIGHT - top - BOTTOM)
+
+    return up
 
 
 def _axes(chart: Chart, across: Scale, up: Scale) -> str:
     parts = [f'<text x="{LEFT}" y="24" font-weight="600">{text(chart.title)}</text>']
     low, high = _y_bounds(chart)
-    for value in _round_values(low, high):
+    for value in _round_powers(low, high) if chart.log_y else _round_values(low, high):
         y = f"{up(value):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y}" text-anchor="end" dominant-baseline="middle">{value:g}</text>')
@@ -119,6 +130,14 @@ def _round_values(low: float, high: float) -> list[float]:
     return [round(n * step, 10) for n in range(first, math.floor(high / step) + 1)]
 
 
+def _round_powers(low: float, high: float) -> list[float]:
+    """Powers of ten between, given their exponents; with 2 and 5 times each where they are few."""
+    exponents = range(math.floor(low), math.ceil(high) + 1)
+    times = (1,) if high - low > 3 else (1, 2, 5)
+    found = [times_ * 10.0**e for e in exponents for times_ in times]
+    return [value for value in found if low <= math.log10(value) <= high]
+
+
 def _line(line: Line, colour: str, number: int, across: Scale, up: Scale) -> str:
     points = [(across(x), up(y)) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     path = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
@@ -129,7 +148,7 @@ def _line(line: Line, colour: str, number: int, across: Scale, up: Scale) -> str
         parts.append(
             f'<line x1="{place}" x2="{place}" y1="{up(low):.1f}" y2="{up(high):.1f}" stroke="{colour}" stroke-width="1.5"/>'
         )
-    x = LEFT + 4 + LEGEND_STEP * number
-    parts.append(f'<circle cx="{x}" cy="{LEGEND}" r="4" fill="{colour}"/>')
-    parts.append(f'<text x="{x + 9}" y="{LEGEND}" dominant-baseline="middle">{text(line.name)}</text>')
+    x, y = LEFT + 4 + LEGEND_STEP * (number % IN_A_LINE), LEGEND + LEGEND_LINE * (number // IN_A_LINE)
+    parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
+    parts.append(f'<text x="{x + 9}" y="{y}" dominant-baseline="middle">{text(line.name)}</text>')
     return "\n".join(parts)

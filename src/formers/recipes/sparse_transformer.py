@@ -30,6 +30,16 @@ def tiny() -> Recipe:
     )
 
 
+def images() -> Recipe:
+    """0.3 million parameters on images of 16 x 16 pixels, a row an image: `formers data images textures`, then --data."""
+    return Recipe(
+        name="sparse_transformer.images",
+        model=registry.configure("sparse_transformer", "images", **_NO_DROPOUT),
+        data=DataSettings(tokenizer="byte", view="packed"),
+        train=TrainSettings(steps=600, batch_size=4, seq_len=768, lr=2e-3, warmup=40),
+    )
+
+
 def enwik8() -> Recipe:
     """The paper's 95 million parameters on bytes, with recomputation (sections 5.4 and 7.2): for a GPU."""
     return Recipe(
@@ -50,4 +60,4 @@ def enwik8() -> Recipe:
     )
 
 
-RECIPES = (nano, tiny, enwik8)
+RECIPES = (nano, tiny, images, enwik8)
