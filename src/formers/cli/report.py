@@ -15,12 +15,15 @@ from formers.cli.parse import Flag, parse
 
 @dataclass(frozen=True)
 class Options:
-    """Write one self-contained HTML page about one or more runs, and print its table."""
+    """Write one self-contained HTML page about one or more runs, and print its table. The folder of a comparison stands for
+    all its runs, and for its verdict."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Run folders."""
+    """Run folders, or folders of comparisons."""
     out: Path | None = None
     """The page to write; by default report.html in the run's folder, or for several runs in the present one."""
+    csv: Path | None = None
+    """Write the table of runs as CSV too."""
     json: Flag = False
     """Print the result as JSON on stdout."""
 
@@ -28,12 +31,23 @@ class Options:
 def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, "report")
     from formers.comparison import table, write_report
+    from formers.comparison.contests import contest_table
+    from formers.comparison.report import with_contests
+    from formers.files import write_atomic
 
-    out = options.out or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))
-    content = table(options.runs)
+    alone = len(options.runs) == 1
+    out = options.out or (options.runs[0] / "report.html" if alone else Path("report.html"))
+    runs, contests = with_contests(options.runs)
+    content = table(runs)
     written = write_report(options.runs, out)
+    if options.csv is not None:
+        write_atomic(options.csv, content.csv().encode())
     if options.json:
-        return emit({"report": str(written), "runs": json.loads(content.json())})
+        compared = {"comparisons": [result for result, _ in contests]} if contests else {}
+        return emit({"report": str(written), "runs": json.loads(content.json()), **compared})
+    for result, _ in contests:
+        stdout().print(contest_table(result))
+        stdout().print(f"\n{result['verdict']}\n", markup=False)
     stdout().print(content)
     stdout().print(
         f"\nwritten: {written} ({written.stat().st_size / 1e3:,.0f} kB; open it in any browser)", markup=False

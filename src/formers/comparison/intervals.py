@@ -2,10 +2,10 @@
 
 A model's score varies with the seed it was trained from and with the documents it is read on, so what is drawn anew when an
 experiment is repeated is both. `crossed` takes differences d[s, i] of seed s and document i as mu + seed + document + rest,
-each drawn at random, and adds the variance of the seeds' means to that of the documents' means. Both hold the rest, which
-two-way clustering takes away once (Cameron, Gelbach and Miller, 2011, equation 2.13). With three seeds that finds differences
-where there are none in 8 of 100 repetitions in place of 5, so here it stays: an interval that is a little too wide rather than
-too narrow. Degrees of freedom are Satterthwaite's (1946), rounded down.
+each drawn at random. The interval's reach is that of seeds and that of documents, each Student's t with its own degrees of
+freedom, added as sides of a right angle (Graybill and Wang, 1980, of sums of variances). Both hold the rest, so the interval is
+rather too wide than too narrow. Of pairs without a difference 2 to 5 in 100 leave 0 out, by trial, with two seeds as with five;
+one pooled error with Satterthwaite's degrees of freedom gave 10 in 100 with two seeds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -75,34 +76,44 @@ def crossed(after: np.ndarray, before: np.ndarray, weights: np.ndarray) -> Cross
     share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
     differences = after - before
     mean = float((differences * share).sum(1).mean())
-    variance, freedom = _variance(differences, share, mean)
-    error = math.sqrt(variance)
-    reach = t_quantile(0.975, freedom) * error
-    p = 2 * (1 - t_below(abs(mean) / error, freedom)) if error > 0 else float(mean == 0)
-    return Crossed(mean, mean - reach, mean + reach, after.shape[1], len(after), p)
+    errors = _errors(differences, share, mean)
+    reach = _reach(0.05, errors)
+    return Crossed(mean, mean - reach, mean + reach, after.shape[1], len(after), _chance(abs(mean), errors))
 
 
-def _variance(differences: np.ndarray, share: np.ndarray, mean: float) -> tuple[float, int]:
-    """Of the weighted mean, and its degrees of freedom."""
+def _errors(differences: np.ndarray, share: np.ndarray, mean: float) -> list[tuple[float, int]]:
+    """Standard errors of the weighted mean, of documents and of seeds, each with its degrees of freedom."""
     seeds, documents = differences.shape
-    more = documents / (documents - 1)
-    of_documents = float((share**2 * (differences.mean(0) - mean) ** 2).sum() * more)
-    if seeds == 1:
-        return of_documents, documents - 1
-    means = (differences * share).sum(1)
-    of_seeds = float(means.var(ddof=1) / seeds)
-    parts = of_seeds**2 / (seeds - 1) + of_documents**2 / (documents - 1)
-    freedom = (of_seeds + of_documents) ** 2 / parts if parts else seeds - 1
-    return of_seeds + of_documents, max(1, math.floor(freedom))
+    squares = float((share**2 * (differences.mean(0) - mean) ** 2).sum())
+    errors = [(math.sqrt(squares * documents / (documents - 1)), documents - 1)]
+    if seeds > 1:
+        errors.append((float((differences * share).sum(1).std(ddof=1)) / math.sqrt(seeds), seeds - 1))
+    return errors
 
 
+def _reach(p: float, errors: Sequence[tuple[float, int]]) -> float:
+    return math.hypot(*(t_quantile(1 - p / 2, freedom) * error for error, freedom in errors))
+
+
+def _chance(distance: float, errors: Sequence[tuple[float, int]]) -> float:
+    """The p whose interval just reaches so far."""
+    if not any(error for error, _ in errors):
+        return float(distance == 0)
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _reach(middle, errors) < distance else (middle, high)
+    return high
+
+
+@lru_cache(maxsize=1 << 16)
 def t_quantile(p: float, freedom: int) -> float:
     """Student's t: the value that a share `p` >= 1/2 of the distribution lies below.
 
     By bisection of the distribution function, which for t is elementary (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
     low, high = 0.0, 1e6
-    for _ in range(200):
+    for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if t_below(middle, freedom) < p else (low, middle)
     return (low + high) / 2

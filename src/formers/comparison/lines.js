@@ -23,17 +23,22 @@ const Lines = (() => {
         172800, 432000, 864000,
       ],
     },
+    operations: { label: "Floating-point operations of training", tick: compact, tip: v => `${compact(v)} operations` },
     place: { label: "Tokens since the start of the document", tick: compact, tip: v => `About ${whole(v)} tokens in` },
   };
 
   // ---- lines: {run, what, x, y, width, dots, faint, low, high}
   // Tokens that are the step times one number come as that number.
   const column = (rows, key) => (typeof rows[key] === "number" ? rows.step.map(s => s * rows[key]) : rows[key] || []);
+  const across = (run, rows) =>
+    state.x === "operations"
+      ? column(rows, "tokens").map(t => (t === null || !run.operations ? null : t * run.operations))
+      : column(rows, state.x);
 
   function trainLines(run, key, smooth) {
     const rows = run.train;
     const y = rows[key];
-    const x = column(rows, state.x);
+    const x = across(run, rows);
     if (!y || !x.length) return [];
     const line = {
       run,
@@ -54,7 +59,7 @@ const Lines = (() => {
       .map(([split, rows]) => ({
         run,
         what: split,
-        x: column(rows, state.x),
+        x: across(run, rows),
         y: rows[key],
         width: crowded() ? 1.75 : 2.5,
         dots: !crowded() && rows.step.length <= 60,

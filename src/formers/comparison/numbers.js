@@ -11,6 +11,8 @@ const Numbers = (() => {
   }
   function compact(v) {
     for (const [size, letter] of [
+      [1e18, "E"],
+      [1e15, "P"],
       [1e12, "T"],
       [1e9, "B"],
       [1e6, "M"],

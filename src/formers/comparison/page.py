@@ -91,10 +91,15 @@ def picker(names: Sequence[str]) -> str:
     return (
         '<fieldset class="picker" id="picker"><legend>Runs shown</legend>'
         f'<div class="chips">{boxes}</div>'
-        '<div class="all"><button type="button" data-pick-all="1">All</button>'
+        f'<div class="all">{_FILTER}<button type="button" data-pick-all="1">All</button>'
         '<button type="button" data-pick-all="">None</button></div></fieldset>'
     )
 
+
+_FILTER = (
+    '<input type="search" data-pick-filter placeholder="only names with ..." '
+    'aria-label="Only runs whose names hold a word">'
+)
 
 _BASELINES = ("gzip_bits_per_byte", "unigram_bits_per_byte")
 
@@ -128,6 +133,21 @@ def results(table: Table, names: Sequence[str]) -> str:
     return (
         '<div class="wide"><table class="sortable" id="results">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def entrants(table: Table, identity: str) -> str:
+    """A sortable table of anything but runs: its rows have no curves of their own."""
+    columns = table.used()
+    best = {column.key: table.best(column) for column in columns}
+    body = "".join(
+        "<tr>" + "".join(_cell(column, row[column.key], i in best[column.key]) for column in columns) + "</tr>"
+        for i, row in enumerate(table.rows)
+    )
+    head = "".join(_heading(column) for column in columns)
+    return (
+        f'<div class="wide"><table class="sortable" id="{identity}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 

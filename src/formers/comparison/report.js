@@ -43,6 +43,16 @@
       pick();
     });
 
+  const filter = document.querySelector("[data-pick-filter]");
+  filter?.addEventListener("input", () => {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    boxes.forEach(box => {
+      const name = box.closest("label").textContent.toLowerCase();
+      box.checked = !words.length || words.some(word => name.includes(word));
+    });
+    pick();
+  });
+
   // ---- sorting: the first click puts the best on top, what is unknown stays below
   function sort(table, heading) {
     const at = heading.cellIndex;

@@ -8,10 +8,12 @@ even a mistake in escaping could not run a sample.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from . import budget, evidence, page
+from . import budget, contest_page, evidence, page
+from .contests import is_contest, positions, read_contest, runs_of
 from .escaping import embed, text
 from .runs import RunLike, RunRecord, labels, read_runs
 from .series import curves
@@ -19,36 +21,57 @@ from .shell import check_out, fill, policy, resource, version, write
 from .tables import Table, table
 from .words import summary
 
+Contest: TypeAlias = tuple[Mapping[str, Any], Mapping[Path, str]]
+"""What a comparison found, and the entrant of each of its run folders."""
+
 
 def write_report(run_folders: Sequence[RunLike] | RunLike, out: Path | str) -> Path:
-    """Write the report of one or several runs to ``out`` (an HTML file; its folder is made) and return its path.
+    """Write the report of one or several runs to ``out`` (an HTML file; its folder is made) and return its path. The folder
+    of a comparison stands for all its runs, and its verdict comes first.
 
     Raises RunError where a folder is not a readable run, or ``out`` cannot be a file.
     """
-    runs = read_runs(
-        run_folders if isinstance(run_folders, Sequence) and not isinstance(run_folders, str) else [run_folders]
-    )
+    given = run_folders if isinstance(run_folders, Sequence) and not isinstance(run_folders, str) else [run_folders]
+    runs, contests = with_contests(given)
     out = check_out(out)
-    write(out, render(runs))
+    write(out, render(runs, contests))
     return out
 
 
-def render(runs: Sequence[RunRecord]) -> str:
+def with_contests(given: Sequence[RunLike]) -> tuple[list[RunRecord], list[Contest]]:
+    """Runs, those of comparisons in their place, and the comparisons themselves."""
+    folders: list[RunLike] = []
+    contests: list[Contest] = []
+    for each in given:
+        if isinstance(each, RunRecord) or not is_contest(each):
+            folders.append(each)
+            continue
+        result = read_contest(each)
+        members = runs_of(each, result)
+        folders += [folder for _, folder in members]
+        contests.append((result, {folder.resolve(): name for name, folder in members}))
+    return read_runs(folders), contests
+
+
+def render(runs: Sequence[RunRecord], contests: Sequence[Contest] = ()) -> str:
     """The whole page as text. Runs with unusually much text get tighter bounds until the page keeps its size limit."""
     most = budget.limit(len(runs))
     for squeeze in (1.0, 0.6, 0.3, 0.15):
-        content = _render(runs, budget.fair(len(runs), squeeze))
+        content = _render(runs, contests, budget.fair(len(runs), squeeze))
         if len(content.encode()) <= most:
             break
     return content
 
 
-def _render(runs: Sequence[RunRecord], bounds: budget.Budget) -> str:
+def _render(runs: Sequence[RunRecord], contests: Sequence[Contest], bounds: budget.Budget) -> str:
     names, content = labels(runs), table(runs)
     vendor_script, script = _vendored(), "".join(map(resource, _SCRIPTS))
     data = {
         "looks": page.looks(),
-        "runs": [{"name": name, **curves(run, bounds)} for run, name in zip(runs, names, strict=True)],
+        "runs": [
+            {"name": name, **curves(run, bounds), **_read_by(run, contests)}
+            for run, name in zip(runs, names, strict=True)
+        ],
     }
     fields = {
         "policy": policy(vendor_script, script),
@@ -58,8 +81,31 @@ def _render(runs: Sequence[RunRecord], bounds: budget.Budget) -> str:
         "data": embed(data),
         "binning": _binning(runs, bounds),
         **_written(runs, names, content, bounds),
+        **_of_contests(runs, contests),
     }
     return fill(resource("report.html"), fields)
+
+
+def _read_by(run: RunRecord, contests: Sequence[Contest]) -> dict[str, Any]:
+    """Loss by place on the documents of a comparison, which all its runs read, in place of the run's own evaluation."""
+    for result, members in contests:
+        if (name := members.get(run.path.resolve())) is not None:
+            return {"position": {"step": run.steps, **positions(result, name)}}
+    return {}
+
+
+def _of_contests(runs: Sequence[RunRecord], contests: Sequence[Contest]) -> dict[str, str]:
+    """What a page about comparisons has more, and what it says in place of a ranking of single trainings."""
+    entrants = sum(len(result["ranking"]) for result, _ in contests)
+    covered = {folder for _, members in contests for folder in members} >= {run.path.resolve() for run in runs}
+    said = f"{entrants} entrants, trained from several seeds each: {len(runs)} trainings in all."
+    instead = {"title": f"{entrants} entrants compared", "summary": page.paragraphs([said])} if covered else {}
+    return {
+        **instead,
+        "contests": "\n".join(contest_page.section(result, number) for number, (result, _) in enumerate(contests)),
+        "contest_link": '<a href="#contest-0">Comparison</a>\n    ' if contests else "",
+        "results_heading": "Trainings" if contests else "Results",
+    }
 
 
 def _written(runs: Sequence[RunRecord], names: Sequence[str], content: Table, bounds: budget.Budget) -> dict[str, str]:

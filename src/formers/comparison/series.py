@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .budget import Budget
+from .equal import operations_per_token
 from .runs import Row, RunRecord
 
 MOST_BUCKETS = 48
@@ -26,6 +27,7 @@ def curves(run: RunRecord, budget: Budget) -> dict[str, Any]:
         "evals": eval_curves(run.evals, budget.evaluations),
         "position": by_position(run),
         "baselines": _baselines(run),
+        "operations": operations_per_token(run),
     }
 
 
