@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import FOLDER
 
-NAMES = ("train", "generate", "memory", "memory_step", "references", "text", "cli")
+NAMES = ("train", "generate", "memory", "memory_step", "references", "sparse", "longest", "text", "cli")
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
