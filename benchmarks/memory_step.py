@@ -59,7 +59,7 @@ def ours(size: int | None, *, best: bool, training: bool = True) -> Callable[[],
     def step() -> None:
         index = Positions.going_on(held[0].next_index, LENGTH).index
         with torch.set_grad_enabled(training):
-            total, count, staged = objective(ids, targets, index, document, held[0])
+            total, count, staged = objective(ids, targets, index, document, held[0], aligned=LENGTH)
             if training:
                 (total / count).backward()
                 optimizer.step()
