@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from formers.training.batches import lane_rows, number_present, number_scored, step_batch, to_tensors
+from formers.training.compiling import make_anew
 from formers.training.optimizer import set_lr
 from formers.training.randomness import seed_torch
 
@@ -29,7 +30,13 @@ def run_steps(run: Trainer) -> None:
     while run.goes_on():
         began, step = time.perf_counter(), run.step + 1
         batch = step_batch(run.train_view, step, settings)
-        loss = accumulate(run, batch, step)
+        try:
+            loss = accumulate(run, batch, step)
+        except RuntimeError as error:
+            if not run.numerics.compile:
+                raise
+            run.event("warning", make_anew(error, run.parts.wrapped))
+            continue  # nothing has changed: the same step again
         norm = clip(optimizer, settings.clip)
         run.stop_where_not_finite(step, batch, loss, norm)
         run.watch.look(step)
