@@ -19,8 +19,8 @@ from formers.models import sparse_transformer as paper
 from formers.models.sparse_transformer import PRESETS, SparseTransformer, SparseTransformerConfig, head_masks
 from formers.parts import factorised as fast
 from formers.parts import factorised_attention
-from formers.parts.factorised import Columns
 from formers.parts.masks import Dilated, SameSegment, Window
+from formers.parts.patterns import Columns
 from formers.parts.positions import Positions
 from formers.parts.taps import listen
 from formers.parts.trunk import PreNorm, set_recompute

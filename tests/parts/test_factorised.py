@@ -11,7 +11,7 @@ from torch import Tensor
 from formers.errors import ConfigError
 from formers.parts import factorised as fast
 from formers.parts.attend import Case, dense
-from formers.parts.factorised import Columns, factorised, recognise, refusal, worth
+from formers.parts.factorised import factorised, refusal, worth
 from formers.parts.masks import (
     Block,
     Causal,
@@ -26,6 +26,7 @@ from formers.parts.masks import (
     Summary,
     Window,
 )
+from formers.parts.patterns import Columns, recognise
 from formers.parts.positions import Positions
 from formers.parts.terms import ALiBi
 

@@ -37,13 +37,13 @@ from formers.axes import Hidden, Ids
 from formers.config import below_one, require, uneven_heads
 from formers.parts.attention import Mix, scale_of
 from formers.parts.embeddings import GridPositions
-from formers.parts.factorised import Columns
 from formers.parts.factorised_attention import FactorisedAttention, NarrowCache, NarrowProject
 from formers.parts.feed_forward import FeedForward
 from formers.parts.heads import LanguageHead
 from formers.parts.masks import Causal, Dilated, Mask, SameDocument, SameSegment, Window
 from formers.parts.model import Model
 from formers.parts.norms import LayerNorm
+from formers.parts.patterns import Columns
 from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PreNorm

@@ -15,7 +15,8 @@ the edges of a text need no code of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,8 @@ from torch import Tensor
 
 from formers.errors import ConfigError
 from formers.parts.attend import Case, expand_groups, safe_softmax
-from formers.parts.masks import And, Block, Causal, Dilated, Mask, Or, SameDocument, SameSegment, Span, Summary, Window
+from formers.parts.masks import Mask
+from formers.parts.patterns import Pattern, recognise
 from formers.parts.positions import EMPTY, Place, Positions
 
 SCORES_AT_A_TIME = 1 << 25
@@ -32,97 +34,6 @@ SCORES_AT_A_TIME = 1 << 25
 
 GROUPS = 8
 """Groups of chunks. A group meets the far keys before its end, so 8 groups compute 9/16 of what one would."""
-
-
-@dataclass(frozen=True)
-class Columns(Mask):
-    """Keys in the cells first .. first + count - 1 of every block of `stride`: a sub-block for some of the heads.
-
-    The paper found distinct sub-blocks for the heads better than the same for all (section 4.3). `Summary(stride, count)` is
-    the last of them.
-    """
-
-    stride: int
-    first: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if self.stride < 1 or self.count < 1 or not 0 <= self.first <= self.stride - self.count:
-            found = f"Columns(stride={self.stride}, first={self.first}, count={self.count})"
-            raise ConfigError(found, "cells first .. first + count - 1 within a block")
-
-    @property
-    def grain(self) -> int:
-        return 0
-
-    def allows(self, q: Place, k: Place) -> Tensor:
-        cell = k.index % self.stride
-        return (cell >= self.first) & (cell < self.first + self.count) & (q.index == q.index)
-
-    def block(self, q: Span, k: Span) -> Block:
-        start, length = k.first - self.first, min(k.last - k.first + 1, self.stride)
-        inside = [(start + n) % self.stride < self.count for n in range(length)]
-        return Block.ALL if all(inside) else Block.SOME if any(inside) else Block.NONE
-
-
-# --- what a mask asks for -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """A factorised mask, taken apart: chunks of `stride`; near keys, far keys, or both.
-
-    columns  first and count of the summary cells where the pattern is fixed; None where it is strided
-    """
-
-    stride: int
-    near: bool
-    far: bool
-    columns: tuple[int, int] | None
-    documents: bool
-
-    @property
-    def fixed(self) -> bool:
-        return self.columns is not None
-
-
-def recognise(mask: Mask) -> Pattern | None:
-    """The pattern of `Causal() & X`, with `SameDocument()` or without; None where X is none of the paper's sets."""
-    parts = list(_conjuncts(mask))
-    if Causal() not in parts:
-        return None
-    rest = [part for part in parts if part not in (Causal(), SameDocument())]
-    found = _set(rest[0]) if len(rest) == 1 else None
-    return None if found is None else Pattern(*found, documents=SameDocument() in parts)
-
-
-def _conjuncts(mask: Mask) -> Iterator[Mask]:
-    if isinstance(mask, And):
-        yield from (*_conjuncts(mask.a), *_conjuncts(mask.b))
-    else:
-        yield mask
-
-
-def _set(mask: Mask) -> tuple[int, bool, bool, tuple[int, int] | None] | None:
-    """(stride, near, far, columns) of one of the paper's sets or of the union of two. (torch.compile traces no `match`.)"""
-    if isinstance(mask, Window):
-        return max(1, mask.size - 1), True, False, None
-    if isinstance(mask, Dilated):
-        return mask.step, False, True, None
-    if isinstance(mask, SameSegment):
-        return mask.size, True, False, (0, mask.size)
-    if isinstance(mask, Summary):
-        return mask.stride, False, True, (mask.stride - mask.count, mask.count)
-    if isinstance(mask, Columns):
-        return mask.stride, False, True, (mask.first, mask.count)
-    return _union(mask.a, mask.b) if isinstance(mask, Or) else None
-
-
-def _union(near: Mask, far: Mask) -> tuple[int, bool, bool, tuple[int, int] | None] | None:
-    strided = isinstance(near, Window) and isinstance(far, Dilated) and near.size <= far.step + 1
-    fixed = isinstance(near, SameSegment) and isinstance(far, Summary | Columns) and near.size == far.stride
-    found = _set(far) if strided or fixed else None
-    return None if found is None else (found[0], True, True, found[3])
 
 
 def refusal(case: Case) -> str | None:
@@ -195,13 +106,19 @@ class _Grid:
     def visible(self, q: Place, k: Place) -> Tensor:
         return self.mask.allows(q, k) & (q.index >= 0) & (k.index >= 0)
 
+    def near_visible(self, chunks: slice) -> Tensor:
+        """Of queries and near keys [1 or b, chunks, stride, keys]. Where chunks all stand whole, one mask serves all but the
+        first, which has padding before it: padding at the end is behind every query. Then [1, 1, stride, keys]."""
+        return self.visible(*_near_places(self, slice(1, 2) if self.whole and chunks.start else chunks))
+
     def groups(self) -> list[slice]:
         """Chunks that are run together: few enough that far keys behind them are left out, and that their scores fit."""
         b, stride, heads = self.q.shape[0], *self.q.shape[2:4]
-        far = self.chunks * (self.pattern.columns[1] if self.pattern.columns else 1)
+        far = self.chunks * (self.pattern.columns[1] if self.pattern.columns else 1) * self.pattern.far
         fits = SCORES_AT_A_TIME // (b * heads * stride * (2 * stride + far))
-        size = max(1, min(fits, -(-self.chunks // GROUPS)))
-        return [slice(i, min(i + size, self.chunks)) for i in range(0, self.chunks, size)]
+        size = max(1, min(fits, -(-self.chunks // (GROUPS if far else 1))))
+        starts = [0, *range(1, self.chunks, size)] if self.whole else [*range(0, self.chunks, size)]
+        return [slice(i, j) for i, j in itertools.pairwise([*starts, self.chunks])]
 
 
 def _lay_out(case: Case, pattern: Pattern) -> tuple[_Grid, int]:
@@ -239,9 +156,12 @@ def factorised(case: Case) -> Tensor:
 
 
 def _near(grid: _Grid) -> Tensor:
-    every = slice(0, grid.chunks)
-    visible = grid.visible(*_near_places(grid, every))
-    return _kernel(grid.q[:, 1:], grid.near(grid.k, every), grid.near(grid.v, every), visible)
+    return torch.cat([_near_of(grid, chunks) for chunks in grid.groups()], 1)
+
+
+def _near_of(grid: _Grid, chunks: slice) -> Tensor:
+    q = grid.q[:, chunks.start + 1 : chunks.stop + 1]
+    return _kernel(q, grid.near(grid.k, chunks), grid.near(grid.v, chunks), grid.near_visible(chunks))
 
 
 def _near_places(grid: _Grid, chunks: slice) -> tuple[Place, Place]:
@@ -269,18 +189,21 @@ def _both(grid: _Grid) -> Tensor:
 def _window_and_column(grid: _Grid, chunks: slice) -> Tensor:
     q = grid.q[:, chunks.start + 1 : chunks.stop + 1].permute(0, 1, 3, 2, 4)  # [b, chunks, heads, stride, d]
     k, v = (grid.near(t, chunks).permute(0, 1, 3, 2, 4) for t in (grid.k, grid.v))
-    near, near_visible = q @ k.transpose(-1, -2), grid.visible(*_near_places(grid, chunks))
+    near, near_visible = q @ k.transpose(-1, -2), grid.near_visible(chunks)
     if chunks.stop <= 2:
-        return (_weights(near, near_visible, v.dtype) @ v).transpose(2, 3)
+        visible = near_visible.expand(-1, q.shape[1], -1, -1)
+        return (_weights(near, visible, v.dtype) @ v).transpose(2, 3)
     above = slice(1, chunks.stop - 1)  # all chunks but the last two of the group's last
     k_above, v_above = (t[:, above].permute(0, 2, 3, 1, 4) for t in (grid.k, grid.v))  # [b, stride, heads, above, d]
     far = (q.permute(0, 3, 2, 1, 4) @ k_above.transpose(-1, -2)).permute(
         0, 3, 2, 1, 4
     )  # [b, chunks, heads, stride, above]
-    q_place, k_place = _near_places(grid, chunks)[0], grid.place(lambda t: t[:, above].transpose(1, 2)[:, None])
     number = torch.arange(chunks.start, chunks.stop, device=q.device)[:, None, None]
-    earlier = torch.arange(chunks.stop - 2, device=q.device) < number - 1
-    visible = torch.cat([near_visible, grid.visible(q_place, k_place) & earlier], -1)
+    earlier = torch.arange(chunks.stop - 2, device=q.device) < number - 1  # [chunks, 1, above]
+    if not grid.whole:  # else a column sees all above it
+        q_place, k_place = _near_places(grid, chunks)[0], grid.place(lambda t: t[:, above].transpose(1, 2)[:, None])
+        earlier = grid.visible(q_place, k_place) & earlier
+    visible = _side_by_side(near_visible, earlier, q.shape[1:4:2])
     weights = _weights(torch.cat([near, far], -1), visible, v.dtype)
     on_near, on_far = weights.split([near.shape[-1], far.shape[-1]], -1)
     from_far = (on_far.permute(0, 3, 2, 1, 4) @ v_above).permute(0, 3, 2, 1, 4)
@@ -301,23 +224,31 @@ def _far_and_near_fixed(grid: _Grid) -> Tensor:
 
 
 def _summaries_and_block(grid: _Grid, far: _Summaries, chunks: slice) -> Tensor:
-    q_place, k_place = _near_places(grid, chunks)
-    before, number = (
-        far.before(chunks.stop - grid.pattern.near),
-        torch.arange(chunks.start, chunks.stop, device=grid.q.device),
-    )
-    visible = grid.visible(q_place, far.place(before))
-    q = grid.q[:, chunks.start + 1 : chunks.stop + 1]
+    q, before = grid.q[:, chunks.start + 1 : chunks.stop + 1], far.before(chunks.stop - grid.pattern.near)
     if not grid.pattern.near:
+        visible = grid.visible(_near_places(grid, chunks)[0], far.place(before))
         rows = _kernel(q.flatten(1, 2)[:, None], far.k[:, None, :before], far.v[:, None, :before], _one_chunk(visible))
         return rows[:, 0].unflatten(1, q.shape[1:3])
+    number = torch.arange(chunks.start, chunks.stop, device=q.device)
     first_near = (number - (1 if grid.back else 0))[:, None, None] * q.shape[2]
-    visible = torch.cat([grid.visible(q_place, k_place), visible & (far.cell[:, None, None, :before] < first_near)], -1)
+    earlier = far.cell[:, None, None, :before] < first_near
+    if grid.whole:  # a block sees the summaries of all before it that are there
+        earlier = earlier & (far.index[:, None, None, :before] >= 0)
+    else:
+        earlier = grid.visible(_near_places(grid, chunks)[0], far.place(before)) & earlier
+    visible = _side_by_side(grid.near_visible(chunks), earlier, q.shape[1:3])
     keys, values = (
         torch.cat([grid.near(t, chunks), s[:, None, :before].expand(-1, len(number), -1, -1, -1)], 2)
         for t, s in ((grid.k, far.k), (grid.v, far.v))
     )
     return _kernel(q, keys, values, visible)
+
+
+def _side_by_side(near: Tensor, far: Tensor, shape: Sequence[int]) -> Tensor:
+    """[.., chunks or 1, stride or 1, keys] of near and far keys as one [1 or b, chunks, stride, keys]."""
+    far = far if far.dim() == 4 else far[None]
+    rows = max(near.shape[0], far.shape[0])
+    return torch.cat([t.expand(rows, *shape, -1) for t in (near, far)], -1)
 
 
 def _one_chunk(visible: Tensor) -> Tensor:
@@ -385,10 +316,14 @@ class _Summaries:
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """torch's kernel on [b, chunks, cells, heads, d], each chunk by itself; visible [1 or b, chunks, cells, keys], or None
-    for a triangle."""
+    """torch's kernel on [b, chunks, cells, heads, d], each chunk by itself.
+
+    visible  [1 or b, chunks, cells, keys]; [1, 1, cells, keys] where it is the same for all; None for a triangle
+    """
     b, chunks = q.shape[:2]
     q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))
-    mask = None if visible is None else visible.expand(b, chunks, -1, -1).flatten(0, 1)[:, None]
+    mask = visible
+    if visible is not None and visible.shape[:2] != (1, 1):
+        mask = visible.expand(b, chunks, -1, -1).flatten(0, 1)[:, None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=visible is None, scale=1.0)
     return out.transpose(1, 2).unflatten(0, (b, chunks))
