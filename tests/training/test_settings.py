@@ -53,5 +53,6 @@ def test_what_weights_depend_on_leaves_out_only_what_they_do_not():
     names = {field.name for field in dataclasses.fields(TrainSettings)}
     assert names >= FREE | RESTORED
     assert TrainSettings().of_the_weights().keys() == names - FREE - RESTORED - LATER.keys()
-    changed = TrainSettings(objective="masked_token", masking="words", masked_share=0.2, mean_span=2.0, target_len=8)
+    masks = {"objective": "masked_token", "masking": "words", "masked_share": 0.2, "mean_span": 2.0, "target_len": 8}
+    changed = TrainSettings(**masks, cycle_growth=2.0, flat_share=0.1)
     assert changed.of_the_weights().keys() == names - FREE - RESTORED

@@ -44,6 +44,8 @@ class Options:
     """Tokens a row; the first recipe's where none."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = field(default=())
     """Settings of every training in place of its recipe's, such as lr=0.001."""
+    task: str | None = None
+    """A task that is made as it is read, in place of text: induction, recall, copying, brackets, automata, moons."""
     own_tokenizers: Flag = False
     """Every recipe keeps its own tokenizer."""
     documents: int = 40
@@ -73,6 +75,8 @@ def main(arguments: list[str]) -> int:
     from formers.experiments.entrants import entries
 
     talk = speaker(options.json)
+    if options.task is not None:
+        return _task(options, settings, talk)
     plan = compare.make_plan(entries(options.recipes), settings, data=options.data, quiet=options.json)
     for line in (*(match.words() for match in plan.matches), *plan.notes):
         talk.print(line, markup=False)
@@ -123,16 +127,37 @@ def _announce(talk: Any) -> Any:
 
 
 def _finish(options: Options, plan: Plan, costs: dict[str, Any], talk: Any) -> int:
-    from formers.comparison import write_report
-    from formers.comparison.contests import contest_table
     from formers.experiments import compare, outcome
-    from formers.experiments.entrants import RESULT
-    from formers.files import write_atomic, write_json
 
     with talk.status("reading ..."):
         rows = compare.read(plan, options.out, say=lambda text: talk.print(text, markup=False))
         texts = outcome.texts(plan, options.out, options.text)
-    result = outcome.summarise(plan, rows, options.out, costs) | {"texts": texts}
+    return _write(options, outcome.summarise(plan, rows, options.out, costs) | {"texts": texts})
+
+
+def _task(options: Options, settings: CompareSettings, talk: Any) -> int:
+    from formers.experiments import task_contest
+    from formers.experiments.entrants import entries, unique
+
+    plan = task_contest.make_plan(unique(entries(options.recipes)), str(options.task), settings)
+    for match in plan.matches:
+        talk.print(match.words(), markup=False)
+    talk.print(f"{len(plan.contestants)} trainings on {plan.task.name}: {plan.task.summary}", markup=False)
+    if options.dry_run:
+        return 0
+    progress = False if options.json else None
+    if task_contest.run_all(plan, options.out, progress=progress, say=lambda text: talk.print(text, markup=False)):
+        return 130
+    return _write(options, task_contest.summarise(plan, options.out))
+
+
+def _write(options: Options, result: dict[str, Any]) -> int:
+    """compare.json, compare.csv, the report, and what the terminal shows."""
+    from formers.comparison import write_report
+    from formers.comparison.contests import contest_table
+    from formers.experiments.entrants import RESULT
+    from formers.files import write_atomic, write_json
+
     write_json(options.out / RESULT, result)
     content = contest_table(result)
     write_atomic(options.out / "compare.csv", content.csv().encode())

@@ -34,7 +34,10 @@ def section(result: Mapping[str, Any], number: int) -> str:
     return "\n".join(part for part in parts if part)
 
 
-QUALITY = ("bits_per_byte", "behind", "told", "top1", "top5", "loss_at_tokens", "loss_at_seconds", "loss_at_operations")
+QUALITY = (
+    *("bits_per_byte", "accuracy", "chance", "behind", "told", "top1", "top5"),
+    *("loss_at_tokens", "loss_at_seconds", "loss_at_operations"),
+)
 PRICE = (
     *("parameters", "operations_per_token", "tokens", "seconds", "tokens_per_second", "peak_megabytes"),
     *("seeds", "tokenizer", "reading"),
@@ -86,7 +89,7 @@ def _pairs(result: Mapping[str, Any]) -> str:
         for words, number in (
             ("Entrant", 0),
             ("against", 0),
-            ("Bits per byte less", 1),
+            ("Better by", 1),
             ("95% interval", 1),
             ("p of all pairs", 1),
             ("Verdict", 0),

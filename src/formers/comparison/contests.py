@@ -19,6 +19,8 @@ COLUMNS = (
     Column("bits_per_byte", "Bits/byte", "number", "mean over seeds, on the documents that all read", "low", True),
     Column("behind", "Behind the first", "text", "bits per byte more than the first, with its 95% interval", "", True),
     Column("told", "Told apart", "text", "whether chance alone would seldom give such a difference", "", True),
+    Column("accuracy", "Right", "percent", "share of the task's questions that are answered right", "high", True),
+    Column("chance", "Chance", "percent", "what a guess gets that knows the task and has not read"),
     Column("top1", "Top-1", "percent", "share of tokens that were the likeliest", "high", True),
     Column("top5", "Top-5", "percent", "share of tokens among the five likeliest", "high", True),
     Column("parameters", "Parameters", "short", "numbers in the model", "", True),
@@ -93,7 +95,7 @@ def _row(name: str, entrant: Mapping[str, Any]) -> dict[str, Any]:
 
 def positions(result: Mapping[str, Any], entrant: str) -> dict[str, list[float]]:
     """Loss by place of the documents that all read: start, end, loss, count, as the charts take it."""
-    rows = result["entrants"][entrant]["by_position"]
+    rows = result["entrants"][entrant].get("by_position") or []
     starts = [row["start"] for row in rows]
     ends = [*starts[1:], 2 * starts[-1] or 16] if starts else []
     losses = [row["loss"] if math.isfinite(row["loss"]) else None for row in rows]

@@ -66,13 +66,11 @@ def crossed(after: np.ndarray, before: np.ndarray, weights: np.ndarray) -> Cross
     """Of after - before, both float [seeds, documents]; `weights` float [documents] is how much each document counts.
 
     The k-th seed of one is paired with the k-th of the other. One seed alone says nothing of seeds: the interval is then of
-    these two models. Raises DataError where shapes differ, or there are fewer than two documents.
+    these two models; one document nothing of documents. Raises DataError where shapes differ, or there is one of both.
     """
     after, before = np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64)
-    if after.shape != before.shape or after.ndim != 2 or after.shape[1] < 2 or not len(after):
-        raise DataError(
-            f"scores of shapes {after.shape} and {before.shape}", "seeds x documents, two documents or more"
-        )
+    if after.shape != before.shape or after.ndim != 2 or after.size < 2:
+        raise DataError(f"scores of shapes {after.shape} and {before.shape}", "seeds x documents, two or more")
     share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
     differences = after - before
     mean = float((differences * share).sum(1).mean())
@@ -84,8 +82,10 @@ def crossed(after: np.ndarray, before: np.ndarray, weights: np.ndarray) -> Cross
 def _errors(differences: np.ndarray, share: np.ndarray, mean: float) -> list[tuple[float, int]]:
     """Standard errors of the weighted mean, of documents and of seeds, each with its degrees of freedom."""
     seeds, documents = differences.shape
-    squares = float((share**2 * (differences.mean(0) - mean) ** 2).sum())
-    errors = [(math.sqrt(squares * documents / (documents - 1)), documents - 1)]
+    errors = []
+    if documents > 1:
+        squares = float((share**2 * (differences.mean(0) - mean) ** 2).sum())
+        errors.append((math.sqrt(squares * documents / (documents - 1)), documents - 1))
     if seeds > 1:
         errors.append((float((differences * share).sum(1).std(ddof=1)) / math.sqrt(seeds), seeds - 1))
     return errors
@@ -100,7 +100,7 @@ def _chance(distance: float, errors: Sequence[tuple[float, int]]) -> float:
     if not any(error for error, _ in errors):
         return float(distance == 0)
     low, high = 0.0, 1.0
-    for _ in range(40):
+    for _ in range(26):
         middle = (low + high) / 2
         low, high = (low, middle) if _reach(middle, errors) < distance else (middle, high)
     return high
@@ -113,7 +113,7 @@ def t_quantile(p: float, freedom: int) -> float:
     By bisection of the distribution function, which for t is elementary (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
     low, high = 0.0, 1e6
-    for _ in range(100):
+    for _ in range(64):
         middle = (low + high) / 2
         low, high = (middle, high) if t_below(middle, freedom) < p else (low, middle)
     return (low + high) / 2

@@ -37,7 +37,7 @@ class Line:
 @dataclass(frozen=True)
 class Chart:
     """Lines over one axis. `ticks` names places on the x axis; `log_x` spaces x by its logarithm (0 stands left of all);
-    `log_y` spaces y by its own, for values above 0."""
+    `log_y` spaces y by its own, for values above 0; `dots` marks every point."""
 
     title: str
     x_label: str
@@ -46,6 +46,7 @@ class Chart:
     ticks: Sequence[tuple[float, str]]
     log_x: bool = True
     log_y: bool = False
+    dots: bool = True
 
 
 def write_chart(chart: Chart, out: Path | str) -> Path:
@@ -59,7 +60,7 @@ def svg(chart: Chart) -> str:
     """The chart as the text of an SVG file."""
     across, up = _x_scale(chart), _y_scale(chart)
     body = [_axes(chart, across, up)]
-    body += [_line(line, COLOURS[i % len(COLOURS)], i, across, up) for i, line in enumerate(chart.lines)]
+    body += [_line(line, COLOURS[i % len(COLOURS)], i, across, up, chart.dots) for i, line in enumerate(chart.lines)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(chart.title)}">'
         f"<style>{STYLE}</style>\n" + "\n".join(body) + "\n</svg>\n"
@@ -138,11 +139,12 @@ def _round_powers(low: float, high: float) -> list[float]:
     return [value for value in found if low <= math.log10(value) <= high]
 
 
-def _line(line: Line, colour: str, number: int, across: Scale, up: Scale) -> str:
+def _line(line: Line, colour: str, number: int, across: Scale, up: Scale, dots: bool) -> str:
     points = [(across(x), up(y)) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     path = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
     parts = [f'<path class="line" stroke="{colour}" d="{path}"/>']
-    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
+    if dots:
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
     for x, low, high in zip(line.x, line.low, line.high, strict=False):
         place = f"{across(x):.1f}"
         parts.append(

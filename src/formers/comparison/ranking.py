@@ -13,8 +13,16 @@ from formers.comparison.intervals import Crossed, crossed
 SURE = 0.05
 """A difference counts as told where chance alone gives one as large less often than this, all pairs together."""
 
-Told = str
-"""better, worse or cannot tell."""
+
+@dataclass(frozen=True)
+class Measure:
+    """How a verdict speaks of scores, of which fewer are better: "it needs 2.1 bits per byte"."""
+
+    verb: str = "needs"
+    unit: str = "bits per byte"
+
+
+BITS, WRONG = Measure(), Measure("gets", "of the answers wrong")
 
 
 @dataclass(frozen=True)
@@ -63,14 +71,14 @@ class Ranking:
         return next(pair for pair in self.pairs if {pair.better, pair.worse} == {one, other})
 
 
-def rank(entries: Sequence[Entry], weights: np.ndarray) -> Ranking:
+def rank(entries: Sequence[Entry], weights: np.ndarray, measure: Measure = BITS) -> Ranking:
     """The ranking of entries that were read on the same documents. `weights`: bytes of each document."""
     weights = np.asarray(weights, dtype=np.float64)
     ordered = sorted(entries, key=lambda entry: (entry.mean(weights), entry.name))
     means = {entry.name: entry.mean(weights) for entry in ordered}
     pairs = _pairs(ordered, weights)
     names = tuple(entry.name for entry in ordered)
-    return Ranking(names, means, pairs, verdict(names, means, pairs))
+    return Ranking(names, means, pairs, verdict(names, means, pairs, measure))
 
 
 def _pairs(ordered: Sequence[Entry], weights: np.ndarray) -> tuple[Pair, ...]:
@@ -97,15 +105,19 @@ def holm(ps: Sequence[float]) -> list[float]:
 # --- in words -----------------------------------------------------------------------------------------------------------
 
 
-def verdict(names: Sequence[str], means: dict[str, float], pairs: Sequence[Pair]) -> str:
+def verdict(names: Sequence[str], means: dict[str, float], pairs: Sequence[Pair], measure: Measure = BITS) -> str:
     """Which wins, or that it cannot be told, and what is surely behind the first."""
     if len(names) < 2:
-        return f"{names[0]} needs {means[names[0]]:.4f} bits per byte; there is nothing to compare it with."
+        alone = f"{names[0]} {measure.verb} {means[names[0]]:.4f} {measure.unit}"
+        return f"{alone}; there is nothing to compare it with."
     first = names[0]
     of_first = {pair.worse: pair for pair in pairs if pair.better == first}
     level = [name for name in names[1:] if not of_first[name].told]
     behind = [name for name in names[1:] if of_first[name].told]
-    sentences = [_wins(first, means, of_first[names[1]]) if not level else _level(first, level, means, of_first)]
+    score = f"{measure.verb} {means[first]:.4f} {measure.unit}"
+    sentences = [
+        _level(first, score, [of_first[name] for name in level]) if level else _wins(score, of_first[names[1]])
+    ]
     rest = behind if level else behind[1:]
     if rest:
         sentences.append(f"Behind {first} for sure: {'; '.join(_behind(of_first[name]) for name in rest)}.")
@@ -113,19 +125,14 @@ def verdict(names: Sequence[str], means: dict[str, float], pairs: Sequence[Pair]
     return " ".join(sentences)
 
 
-def _wins(first: str, means: dict[str, float], pair: Pair) -> str:
-    return (
-        f"{first} wins: it needs {means[first]:.4f} bits per byte, {pair.difference.mean:.4f} fewer than {pair.worse} "
-        f"({_sure(pair.difference)})."
-    )
+def _wins(score: str, pair: Pair) -> str:
+    return f"{pair.better} wins: it {score}, {pair.difference.mean:.4f} fewer than {pair.worse} ({_sure(pair.difference)})."
 
 
-def _level(first: str, level: Sequence[str], means: dict[str, float], of_first: dict[str, Pair]) -> str:
-    others = "; ".join(
-        f"{name} needs {of_first[name].difference.mean:.4f} more ({_sure(of_first[name].difference)})" for name in level
-    )
-    said = f"Cannot tell which is best: {first} needs {means[first]:.4f} bits per byte, {others}."
-    if all(of_first[name].difference.seeds == 1 for name in level):
+def _level(first: str, score: str, level: Sequence[Pair]) -> str:
+    others = "; ".join(f"{pair.worse} {pair.difference.mean:.4f} more ({_sure(pair.difference)})" for pair in level)
+    said = f"Cannot tell which is best: {first} {score}, {others}."
+    if all(pair.difference.seeds == 1 for pair in level):
         return f"{said} One seed each: the difference may be the seed's. Train with more seeds."
     return said
 
@@ -145,4 +152,5 @@ def _others(names: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
 
 def _sure(difference: Crossed) -> str:
     seeds = f"{difference.seeds} seeds" if difference.seeds > 1 else "one seed"
-    return f"95% interval {difference.low:+.4f} to {difference.high:+.4f}, {seeds}, {difference.count} documents"
+    documents = f", {difference.count} documents" if difference.count > 1 else ""
+    return f"95% interval {difference.low:+.4f} to {difference.high:+.4f}, {seeds}{documents}"

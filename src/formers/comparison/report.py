@@ -89,7 +89,8 @@ def _render(runs: Sequence[RunRecord], contests: Sequence[Contest], bounds: budg
 def _read_by(run: RunRecord, contests: Sequence[Contest]) -> dict[str, Any]:
     """Loss by place on the documents of a comparison, which all its runs read, in place of the run's own evaluation."""
     for result, members in contests:
-        if (name := members.get(run.path.resolve())) is not None:
+        name = members.get(run.path.resolve())
+        if name is not None and result["entrants"][name].get("by_position"):
             return {"position": {"step": run.steps, **positions(result, name)}}
     return {}
 

@@ -131,7 +131,7 @@ def make_plan(
     for number, (label, recipe) in enumerate(recipes_.items()):
         own = prepared[label][1]
         step_tokens[label] = _step_tokens(recipe, own)
-        operations[label] = _operations(recipe)
+        operations[label] = operations_of(recipe)
         made[label] = _entrant(
             label, recipe, own, shards, settings, step_tokens[label], operations[label], fresh, number
         )
@@ -216,14 +216,15 @@ def _matched(
     """The recipes at one size, and what was done to each."""
     if not found or settings.match == "nothing":
         return found, []
-    count = matching.parameters if settings.match == "parameters" else _operations
+    count = matching.parameters if settings.match == "parameters" else operations_of
     asked = settings.budget.parameters if settings.budget and settings.match == "parameters" else None
     target = asked or count(next(iter(found.values())))
     what = "parameters" if settings.match == "parameters" else "operations a token"
     return matching.match_all(found, target, count, what=what, tolerance=settings.tolerance)
 
 
-def _operations(recipe: Recipe[Any]) -> int:
+def operations_of(recipe: Recipe[Any]) -> int:
+    """Of a training token."""
     return contest.operations(recipe.build(), recipe.train.seq_len, carried=recipe.train.carry_state)
 
 
@@ -242,7 +243,7 @@ def _entrant(
     assert budget is not None, "recipes without a budget were refused"
     spelled = own.meta["bytes"]["train"] / max(1, own.meta["tokens"]["train"])
     steps = steps_of(budget, label, step_tokens=round(step_tokens), bytes_per_token=spelled, operations=operations)
-    train = _budgeted(recipe.train, steps, budget, settings)
+    train = budgeted(recipe.train, steps, budget, settings)
     recipe = dataclasses.replace(recipe, name=label, train=train)
     again = sum(fresh[other] == fresh[label] for other in list(fresh)[:number])
     seeds = range(settings.seed + again * settings.seeds, settings.seed + (again + 1) * settings.seeds)
@@ -261,7 +262,7 @@ def _entrant(
     )
 
 
-def _budgeted(train: TrainSettings, steps: int | None, budget: Budget, settings: CompareSettings) -> TrainSettings:
+def budgeted(train: TrainSettings, steps: int | None, budget: Budget, settings: CompareSettings) -> TrainSettings:
     """The recipe's loop for as long as the budget lasts, with the same share of warm-up at most."""
     if steps is None:
         return dataclasses.replace(

@@ -94,7 +94,7 @@ def train_all(
     for contestant in contestants:
         folder = contestant.at(out)
         if (folder / "model").is_dir():
-            _check_recipe(contestant, folder, contestant.shards or shards)
+            check_recipe(contestant, folder, (contestant.shards or shards).vocab_size)
             continue
         before(contestant)
         init = None if contestant.after is None else _begun(contestant, out, shards)
@@ -108,13 +108,13 @@ def train_all(
     return None
 
 
-def _check_recipe(contestant: Contestant, folder: Path, shards: Shards) -> None:
+def check_recipe(contestant: Contestant, folder: Path, vocab_size: int) -> None:
     """Whether a run that is there already is the one that is asked for. Raises RunError that lists what differs."""
     if contestant.folder is not None:
         return
     wanted, found = contestant.recipe, recipes.read(folder, code=contestant.recipe.code)
     pairs = {
-        "model": (to_dict(with_vocabulary(wanted.model, shards.vocab_size)), to_dict(found.model)),
+        "model": (to_dict(with_vocabulary(wanted.model, vocab_size)), to_dict(found.model)),
         "data": (to_dict(wanted.data), to_dict(found.data)),
         "train": (wanted.train.of_the_weights(), found.train.of_the_weights()),
         "": ({"seed": wanted.seed}, {"seed": found.seed}),

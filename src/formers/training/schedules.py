@@ -6,7 +6,8 @@ With `w` warm-up steps, `n` steps in all, peak `p` and floor `f = p * floor_rati
     after the warm-up      lr = f + (p - f) * shape(t),   t = (s - w) / (n - w),  0 < t <= 1
     rsqrt                  lr = max(f, p * sqrt(w / s))   (Vaswani et al. 2017, section 5.3; Raffel et al. 2020, section 2.2)
 
-Every shape falls from 1 at t = 0 to 0 at t = 1, except `constant`.
+Every shape falls from 1 at t = 0 to 0 at t = 1, except `constant`. With a `flat_share` the shape has reached its end when that
+share of the steps after the warm-up is left, and the floor stays.
 """
 
 from __future__ import annotations
@@ -42,11 +43,19 @@ def wsd_shape(t: float, decay_share: float) -> float:
     return min(1.0, (1.0 - t) / decay_share)
 
 
-def restarts_shape(t: float, cycles: int) -> float:
-    """`cycles` equal cosine cycles (Loshchilov & Hutter 2017); the end of a cycle is its bottom, the next step restarts."""
+def restarts_shape(t: float, cycles: int, growth: float = 1.0) -> float:
+    """`cycles` cosine cycles, each `growth` times as long as the one before (Loshchilov & Hutter 2017, T_mult); the end of a
+    cycle is its bottom, the next step restarts."""
     if t <= 0.0:
         return 1.0
-    within = (t * cycles) % 1.0
+    if growth == 1.0:
+        within = (t * cycles) % 1.0
+    else:  # cycle i begins at (growth^i - 1) / (growth^cycles - 1)
+        whole = growth**cycles - 1.0
+        done = math.log1p(t * whole) / math.log(growth)
+        number = round(done) if abs(done - round(done)) < 1e-9 else math.floor(done)
+        begin = (growth**number - 1.0) / whole
+        within = (t - begin) * whole / (growth**number * (growth - 1.0))
     at_a_bottom = within < 1e-9 or within > 1.0 - 1e-9
     return 0.0 if at_a_bottom else cosine_shape(within)
 
@@ -57,7 +66,9 @@ class Schedule:
 
     peak: learning rate at the end of the warm-up. total: updates in all. warmup: updates of warm-up (0: none).
     floor_ratio: the lowest learning rate after the warm-up as a share of the peak.
-    decay_share: wsd only, the share of the steps after the warm-up that decays. cycles: restarts only.
+    decay_share: wsd only, the share of the steps after the warm-up that decays. cycles, growth: restarts only, how many
+    cycles, and how many times as long as the one before each is. flat_share: of the steps after the warm-up, those at the end
+    that stay at the floor.
     """
 
     name: ScheduleName
@@ -67,6 +78,8 @@ class Schedule:
     floor_ratio: float = 0.1
     decay_share: float = 0.2
     cycles: int = 4
+    growth: float = 1.0
+    flat_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in SCHEDULES:
@@ -91,7 +104,12 @@ class Schedule:
             return self.peak * step / self.warmup
         if self.name == "rsqrt":
             return max(self.floor, self.peak * math.sqrt(max(1, self.warmup) / max(1, step)))
-        return self.floor + (self.peak - self.floor) * self._shape()(min(1.0, max(0.0, progress)))
+        falling = progress if self.name == "constant" else progress / (1.0 - self.flat_share)
+        return self.floor + (self.peak - self.floor) * self._shape()(min(1.0, max(0.0, falling)))
+
+    def course(self) -> list[float]:
+        """The learning rate of every update, the first one's first."""
+        return [self.lr_at(step) for step in range(1, self.total + 1)]
 
     def _shape(self) -> Callable[[float], float]:
         return {
@@ -99,5 +117,5 @@ class Schedule:
             "linear": linear_shape,
             "cosine": cosine_shape,
             "wsd": lambda t: wsd_shape(t, self.decay_share),
-            "restarts": lambda t: restarts_shape(t, self.cycles),
+            "restarts": lambda t: restarts_shape(t, self.cycles, self.growth),
         }[self.name]

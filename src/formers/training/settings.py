@@ -27,6 +27,8 @@ LATER: dict[str, tuple[Any, ...]] = {
     "masked_share": (0.15,),
     "mean_span": (3.0,),
     "target_len": (None,),
+    "cycle_growth": (1.0,),
+    "flat_share": (0.0,),
 }
 """Settings that old runs do not name, and the values that mean what those runs did."""
 
@@ -68,6 +70,10 @@ class TrainSettings:
     """Schedule wsd: the share of the steps after the warm-up in which the learning rate falls."""
     cycles: int = 4
     """Schedule restarts: how many cycles."""
+    cycle_growth: float = 1.0
+    """Schedule restarts: how many times as long as the one before each cycle is."""
+    flat_share: float = 0.0
+    """Share of the steps after the warm-up that stay at the lowest learning rate, at the end."""
     weight_decay: float = 0.1
     """Decay of weights with two or more axes, embeddings included; norms, biases and gains do not decay."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -143,6 +149,8 @@ class TrainSettings:
             floor_ratio=self.min_lr_ratio,
             decay_share=self.decay_share,
             cycles=self.cycles,
+            growth=self.cycle_growth,
+            flat_share=self.flat_share,
         )
 
     def of_the_weights(self) -> dict[str, Any]:
@@ -180,5 +188,9 @@ def _problems(s: TrainSettings) -> Iterator[str]:
         yield f"min_lr_ratio is {s.min_lr_ratio}, wanted 0 to 1"
     if not 0 < s.decay_share <= 1:
         yield f"decay_share is {s.decay_share}, wanted more than 0 and at most 1"
+    if not 0 <= s.flat_share < 1:
+        yield f"flat_share is {s.flat_share}, wanted at least 0 and less than 1"
+    if not s.cycle_growth > 0:
+        yield f"cycle_growth is {s.cycle_growth}, wanted more than 0"
     if not all(0 <= beta < 1 for beta in s.betas):
         yield f"betas are {s.betas}, wanted at least 0 and less than 1"
