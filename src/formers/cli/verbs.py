@@ -35,6 +35,7 @@ _ALL = (
         "recipes at the same budget on the same text: which wins, or cannot tell",
         WORK,
     ),
+    Verb("tune", "RECIPE --trials N", "search learning rate and sizes under a budget; says what mattered", WORK),
     Verb("eval", "RUN [--data DIR]", "bits per byte, perplexity and accuracy on validation text", WORK),
     Verb("generate", "RUN PROMPT", "continue a prompt", WORK),
     Verb(
