@@ -130,7 +130,7 @@ def make_plan(
     made: dict[str, Entrant] = {}
     for number, (label, recipe) in enumerate(recipes_.items()):
         own = prepared[label][1]
-        step_tokens[label] = _step_tokens(recipe, own)
+        step_tokens[label] = step_tokens_of(recipe, own)
         operations[label] = operations_of(recipe)
         made[label] = _entrant(
             label, recipe, own, shards, settings, step_tokens[label], operations[label], fresh, number
@@ -228,7 +228,7 @@ def operations_of(recipe: Recipe[Any]) -> int:
     return contest.operations(recipe.build(), recipe.train.seq_len, carried=recipe.train.carry_state)
 
 
-def _step_tokens(recipe: Recipe[Any], shards: Shards) -> float:
+def step_tokens_of(recipe: Recipe[Any], shards: Shards) -> float:
     """Tokens of an update, padding aside: the mean of the first few."""
     view = training_view(shards, recipe.data, recipe.train)
     return float(np.mean([number_present(view.batch(step)) for step in range(8)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Recipe:
-    """The recipe of a name, or of ``file.py:function`` of the user's own.
+    """The recipe of a name, of ``file.py:function`` of the user's own, or of a JSON file, as `formers tune` writes one.
 
     Raises TargetError with a suggestion, or one that says what the user's function returned instead of a Recipe.
     """
     if is_own(name):
         return _own(name)
+    if name.endswith(".json"):
+        return _stored(Path(name))
     known = functions()
     if name not in known:
         raise TargetError(
@@ -46,6 +49,23 @@ def get(name: str) -> Recipe:
             suggest(name, known),
         )
     return known[name]()
+
+
+def _stored(file: Path) -> Recipe:
+    """A recipe that was written with `Recipe.to_json`. Raises TargetError where it cannot be read."""
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise TargetError(f"{file} cannot be read ({error})", "the recipe that formers tune wrote") from None
+    if not isinstance(data, dict) or "architecture" not in data:
+        raise TargetError(f"{file} holds no recipe", "the recipe that formers tune wrote")
+    if data.get("code"):
+        raise TargetError(
+            f"{file} is of a model of your own, and code is only run when you name it",
+            str(data["code"]),
+            "name that, with the settings that differ as options",
+        )
+    return Recipe.from_json(data, _config_class(data, None))
 
 
 def is_own(name: str) -> bool:
