@@ -411,6 +411,30 @@ def test_a_prompt_is_read_by_the_pattern_too(monkeypatch: pytest.MonkeyPatch) ->
     assert (out.logits - made(ids).logits).abs().max() <= EXACT
 
 
+# --- laws ----------------------------------------------------------------------------------------------------------
+
+LAWFUL: dict[str, Any] = SIZES | {"stride": 5, "summary": 1, "num_heads": 2, "num_layers": 2, "dropout": 0.2}
+"""Of these a text of 43 tokens is run by the pattern, and its steps are not."""
+
+
+def keeps_the_laws(way: dict[str, Any]) -> None:
+    report = formers.certify(formers.build("sparse_transformer", **LAWFUL | way), length=43)
+    assert report.ok, report.failed
+    silent = {v.name for v in report.laws.values() if v.status != "pass"}
+    assert silent == {"the tokenizer fits", "segments equal whole"}
+
+
+@pytest.mark.parametrize("way", [WAYS[1], WAYS[3]], ids=named)
+def test_the_laws_hold(way: dict[str, Any]) -> None:
+    keeps_the_laws(way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [WAYS[i] for i in (0, 2, 4, 5)], ids=named)
+def test_the_laws_hold_of_the_other_ways(way: dict[str, Any]) -> None:
+    keeps_the_laws(way)
+
+
 # --- recomputation ----------------------------------------------------------------------------------------------------
 
 

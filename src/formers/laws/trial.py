@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from formers.errors import TargetError
-from formers.parts.masks import And, Mask, Not, Or
+from formers.parts.masks import And, ByHead, Mask, Not, Or
 
 SMALL, LARGE = 3_000_000, 50_000_000
 """Parameters: below SMALL every position is tried; above LARGE only a few, in short texts."""
@@ -119,6 +119,8 @@ def _reach(mask: Any) -> int:
         return max(_reach(mask.a), _reach(mask.b))
     if isinstance(mask, Not):
         return _reach(mask.a)
+    if isinstance(mask, ByHead):
+        return max(map(_reach, mask.masks))
     return sum(value for value in vars(mask).values() if isinstance(value, int))
 
 

@@ -55,9 +55,14 @@ def refusal(case: Case) -> str | None:
 
 
 def worth(case: Case) -> bool:
-    """Whether the pattern looks at less than half of the keys that a plain kernel would, and `factorised` can do it."""
+    """Whether `factorised` can do the case, and pays."""
+    return pays(case) and refusal(case) is None
+
+
+def pays(case: Case) -> bool:
+    """Whether the pattern looks at less than half of the keys that a plain kernel would. Looks at no tensor."""
     pattern = recognise(case.mask)
-    if pattern is None or refusal(case):
+    if pattern is None:
         return False
     length, stride = case.k.shape[2], pattern.stride
     near = stride * (1 if pattern.fixed else 2) * pattern.near

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from formers.axes import Hidden, Keys, Queries, Values
 from formers.parts.attend import Case, attend
 from formers.parts.attention import Attention, KeyValueCache, Score
-from formers.parts.factorised import factorised, worth
+from formers.parts.factorised import factorised, pays, worth
 from formers.parts.masks import ByHead, Mask
 from formers.parts.positions import Positions
 from formers.parts.states import KeyValueRing
@@ -78,6 +78,14 @@ class FactorisedAttention(Attention):
         return [(mask, len(list(group))) for mask, group in itertools.groupby(masks)]
 
     def run(self, case: Case) -> Tensor:
+        if self.runner == "auto" and torch.compiler.is_compiling() and case.q_positions.start is None and pays(case):
+            return run_uncompiled(self, case)  # whether tokens stand in runs is seen in tensors alone
         if self.runner == "factorised" or (self.runner == "auto" and worth(case)):
             return factorised(case)
         return attend(case.q, case.k, case.v, case.q_positions, case.k_positions, mask=case.mask, runner=self.runner)
+
+
+@torch.compiler.disable
+def run_uncompiled(attention: FactorisedAttention, case: Case) -> Tensor:
+    """Packed and padded texts in compiled code: the graph is left for the attention, which would else hold every pair."""
+    return attention.run(case)
