@@ -20,6 +20,7 @@ _HOMES = {
     "load": "formers.hub",
     "save": "formers.hub",
     "diff": "formers.hub",
+    "lengthen": "formers.hub",
     "generate": "formers.generation",
     "certify": "formers.laws",
     "train": "formers.training",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from formers.errors import FormersError as FormersError
     from formers.generation import generate as generate
     from formers.hub import diff as diff
+    from formers.hub import lengthen as lengthen
     from formers.hub import load as load
     from formers.hub import save as save
     from formers.laws import certify as certify

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import transformers
 
 import formers as library
 from tests.cli.commands import Formers
@@ -30,3 +31,16 @@ def test_a_folder_called_like_an_architecture_is_converted_and_named(formers: Fo
     assert outcome.code == 0
     assert "gpt2 is the folder ./gpt2 here" in outcome.err
     assert library.load("copy").config == library.load(run).config
+
+
+def test_a_bert_is_made_longer_and_transformers_reads_it(formers: Formers):
+    sizes = {"vocab_size": 31, "d_model": 22, "num_layers": 2, "num_heads": 2, "d_ff": 37, "max_length": 9}
+    library.save(library.build("bert", **sizes), "short")
+    assert formers("convert", "short", "long", "--long", "40", "--windows", "8").code == 0
+    ids = torch.arange(1, 31)[None]
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained("long")
+    assert type(theirs).__name__ == "LongformerForMaskedLM"
+    with torch.no_grad():
+        gap = theirs(ids, attention_mask=torch.ones_like(ids)).logits - library.load("long")(ids).logits
+    assert gap.abs().max() <= 1e-5  # float32
+    assert "a bert, a longformer" in formers.refuses("convert", "gpt2.nano", "x", "--long", "40")

@@ -150,6 +150,17 @@ def test_in_blocks_too() -> None:
 
 
 @pytest.mark.usefixtures("lifted")
+@pytest.mark.parametrize("way", ["of_few", "of_many"])
+@pytest.mark.parametrize("which", ["first", "ragged", "all"])
+def test_global_tokens_either_way(way: str, which: str) -> None:
+    """Few are taken through the maps to the tokens; for many, every token gives a key and a value."""
+    ours, theirs, table = pair("masked_token")
+    for one in ours.trunk.blocks:
+        one["attention"].of_global_tokens = getattr(one["attention"], way)
+    same(ours, theirs, table, given("right", which=which)).assert_within(LIFTED)
+
+
+@pytest.mark.usefixtures("lifted")
 @pytest.mark.parametrize("side", ["whole", "right"])
 def test_where_nothing_is_said_the_first_token_of_a_text_to_label_is_global(side: str) -> None:
     ours, theirs, table = pair("sequence")

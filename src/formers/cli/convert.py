@@ -21,6 +21,10 @@ class Options:
     """A run, a checkpoint folder, a hub name, or an architecture such as gpt2.tiny."""
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """The folder to write."""
+    long: int | None = None
+    """Tokens of the longest text, for a bert or a longformer made into a longer longformer (formers.lengthen)."""
+    windows: int | None = None
+    """How many tokens around its own a token of a longformer sees, where that is to change."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
     max_shard_size: str = "50GB"
@@ -32,19 +36,22 @@ class Options:
 def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, "convert")
     targets.parse(options.source)
-    from formers.hub import save, user_code
+    from formers.hub import lengthen, save, user_code
 
     found = targets.resolve(options.source, code=options.code)
     remark(found.note)
     code = options.code or (options.source if found.kind == "code" else None)
+    model = found.model
+    if options.long is not None or options.windows is not None:
+        model = lengthen(model, max_length=options.long, windows=options.windows)
     written = save(
-        found.model,
+        model,
         options.destination,
         tokenizer=found.tokenizer,
         code=None if code is None else user_code.record(code),
         max_shard_size=options.max_shard_size,
     )
-    parameters = sum(parameter.numel() for parameter in found.model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     files = sorted(path.name for path in written.iterdir())
     if options.json:
         return emit({"folder": written, "parameters": parameters, "files": files})

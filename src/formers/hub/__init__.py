@@ -13,6 +13,7 @@ _HOMES = {
     "Resolved": "formers.hub.targets",
     "as_transformers": "formers.hub.wrapped",
     "diff": "formers.hub.differences",
+    "lengthen": "formers.hub.lengthening",
     "load": "formers.hub.targets",
     "load_folder": "formers.hub.folders",
     "resolve": "formers.hub.targets",
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from formers.hub.differences import diff as diff
     from formers.hub.files import write_folder as write_folder
     from formers.hub.folders import load_folder as load_folder
+    from formers.hub.lengthening import lengthen as lengthen
     from formers.hub.report import DiffReport as DiffReport
     from formers.hub.saving import save as save
     from formers.hub.targets import Resolved as Resolved

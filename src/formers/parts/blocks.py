@@ -56,7 +56,7 @@ def share(case: Case) -> float:
 def _share(case: Case) -> float:
     line = Line.of(case)
     t, s = case.q.shape[2], case.k.shape[2]
-    size = block_size(line)
+    size = block_size(line, copied=True)
     if line.is_banded:
         return -(-line.t // size) * size * (size + line.width) * line.every / (t * s)
     return sum(len(q) * len(k[0]) for q, k in line.plan(case.mask, size)) * size * size * line.every / (t * s)
@@ -118,8 +118,8 @@ def put(out: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
 def _in_blocks(case: Case, size: int | None) -> Tensor:
     """All queries as if none were global."""
     line = Line.of(case)
-    size = block_size(line) if size is None else size
     table = Table.of(case)
+    size = block_size(line, copied=table is not None or needs_grad(case)) if size is None else size
     ragged = case.q_positions.start is None or case.k_positions.start is None or table is not None
     if line.every == 1:
         return _run(_Laid(case, line, size, ragged, table))
@@ -263,9 +263,10 @@ def _weigh(laid: _Laid, stretch: _Stretch) -> Tensor:
             torch.cat([x, more[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)], 2)
             for x, more in ((k, laid.table.k), (v, laid.table.v))
         )
-    outs = []
-    for some in sight.runs():
-        part = replace(laid.case, q=q[some], k=k[some], v=v[some], **sight.places(some))
+    outs, runs = [], list(sight.runs())
+    lengths = [some.stop - some.start for some in runs]  # split, not sliced: its backward pass joins the parts at once
+    for some, *qkv in zip(runs, *(x.split(lengths) for x in (q, k, v)), strict=True):
+        part = replace(laid.case, **dict(zip("qkv", qkv, strict=True)), **sight.places(some))
         visible = sight.visible(some)
         if not part.terms:
             outs.append(kernel(part, visible))

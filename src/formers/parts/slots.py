@@ -95,11 +95,12 @@ def _plan(mask: Mask, line: Line, size: int) -> list[tuple[list[int], list[list[
     return list(groups.values())
 
 
-def block_size(line: Line) -> int:
-    """Half of what a window reaches, so that five parts of six that are computed are seen; within bounds."""
+def block_size(line: Line, *, copied: bool = False) -> int:
+    """Queries in a block. A window's keys are read where they stand, so small blocks, of which more is seen, are the fastest;
+    where a backward pass adds their gradients up, or global keys are put behind them, fewer and larger ones are."""
     if not line.is_banded:
         return BLOCK
-    return max(LEAST, min(BLOCK, line.width // 2))
+    return max(2 * LEAST, min(2 * BLOCK, line.width // 2)) if copied else max(LEAST, min(BLOCK, line.width // 8))
 
 
 @dataclass(frozen=True)
