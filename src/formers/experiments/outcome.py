@@ -17,10 +17,11 @@ from formers.comparison.ranking import Entry, Ranking, rank
 from formers.comparison.runs import RunRecord
 from formers.config import to_dict
 from formers.data import Shards
-from formers.errors import FormersError
+from formers.errors import FormersError, RunError
 from formers.experiments import contest
-from formers.experiments.compare import Plan
-from formers.experiments.entrants import Entrant
+from formers.experiments.compare import CompareSettings, Plan, estimate, make_plan, read, train
+from formers.experiments.entrants import RESULT, Entrant
+from formers.experiments.entrants import Entry as Named
 from formers.experiments.ranks import predicted
 from formers.experiments.reading import by_position
 from formers.files import plain, write_json
@@ -32,6 +33,26 @@ SHOWN_TOKENS = 48
 """Of the text whose true and predicted tokens are shown."""
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+def compare(
+    named: Sequence[Named], settings: CompareSettings, out: Path, *, data: Path | None = None, progress: bool = False
+) -> dict[str, Any]:
+    """A whole comparison: plan, train, read, and what `summarise` finds, which is kept in out/compare.json.
+
+    data  a shard folder in place of the first recipe's text
+
+    Raises RunError where a signal stops it; called again, it goes on.
+    """
+    plan = make_plan(named, settings, data=data, quiet=not progress)
+    costs = estimate(plan, out)
+    if stopped := train(plan, out, progress=progress):
+        raise RunError(
+            f"the comparison was stopped by {stopped}", "the same call again, which goes on where it stopped"
+        )
+    result = summarise(plan, read(plan, out), out, costs)
+    write_json(out / RESULT, result)
+    return result
 
 
 def summarise(plan: Plan, rows: Rows, out: Path, costs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
