@@ -10,6 +10,7 @@ import pytest
 from formers.comparison import write_report
 
 from .browser import click, find, no_complaints, settle, show
+from .contestfolder import write_contest
 from .runfolders import CERTIFICATE, LEAKING, metrics_of, recipe_of, write_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -29,7 +30,14 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     other = write_run(root / "other", metrics_of(300, floor=1.9, seed=2), recipe=recipe_of("llama.tiny", d_model=96))
     hostile = write_run(root / EVIL.replace("/", ""), [{"kind": "sample", "step": 1, "prompt": EVIL, "text": EVIL}])
     fifty = [write_run(root / f"run-{i}", metrics_of(200, seed=i)) for i in range(50)]
-    sets = {"one": [one], "four": [one, long, leak, other], "fifty": fifty, "odd": [hostile, write_run(root / "empty")]}
+    tournament = write_contest(root / "tournament", tuple(f"architecture-{i}" for i in range(7)))
+    sets = {
+        "contest": [tournament],
+        "one": [one],
+        "four": [one, long, leak, other],
+        "fifty": fifty,
+        "odd": [hostile, write_run(root / "empty")],
+    }
     return {name: write_report(runs, root / f"{name}.html") for name, runs in sets.items()}
 
 
@@ -48,7 +56,7 @@ def names(driver: Any) -> list[str]:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1366, 390])
-@pytest.mark.parametrize("name", ["one", "four", "fifty", "odd"])
+@pytest.mark.parametrize("name", ["one", "four", "fifty", "odd", "contest"])
 def test_a_page_fits_its_window_and_the_console_is_quiet(
     driver: Any, reports: dict[str, Path], name: str, width: int, dark: bool
 ) -> None:
@@ -79,7 +87,10 @@ def test_the_axis_switches_between_steps_tokens_and_time(driver: Any, reports: d
         seen.add(picture(driver, "loss"))
         label = find(driver, "[data-chart=loss] .plot").get_attribute("aria-label")
         assert {"tokens": "tokens read", "seconds": "training time"}[axis] in label
-    assert len(seen) == 3
+    click(driver, "[name=x][value=operations]")
+    assert "floating-point operations" in find(driver, "[data-chart=loss] .plot").get_attribute("aria-label")
+    seen.add(picture(driver, "loss"))
+    assert len(seen) == 4
     assert picture(driver, "position") == place  # has an axis of its own
     no_complaints(driver)
 
@@ -210,4 +221,44 @@ def test_print_is_light_and_unfolded(driver: Any, reports: dict[str, Path]) -> N
     assert driver.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
     driver.execute_script("dispatchEvent(new Event('afterprint'))")
     assert driver.execute_script("return document.querySelectorAll('details:not([open])').length") > 0
+    no_complaints(driver)
+
+
+def test_fifty_runs_open_in_under_two_seconds(driver: Any, reports: dict[str, Path]) -> None:
+    """Of the page's own time, from the request to the last chart drawn: other programs use this machine too."""
+    assert reports["fifty"].stat().st_size <= 500_000 + 50 * 20_000
+    driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def busy() -> float:
+        found = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return next(metric["value"] for metric in found if metric["name"] == "TaskDuration")
+
+    driver.get("about:blank")
+    before = busy()
+    show(driver, reports["fifty"])
+    took = busy() - before
+    driver.execute_cdp_cmd("Performance.disable", {})
+    assert 0.01 < took < 2, took
+
+
+def test_a_comparison_sorts_unfolds_and_picks_runs_by_name(driver: Any, reports: dict[str, Path]) -> None:
+    show(driver, reports["contest"])
+    entrants = "#entrants-0 tbody tr td:first-child"
+    before = [cell.text for cell in driver.find_elements("css selector", entrants)]
+    assert before == [f"architecture-{i}" for i in range(7)]
+    click(driver, "#entrants-0 th:nth-child(2) button")
+    click(driver, "#entrants-0 th:nth-child(2) button")
+    assert [cell.text for cell in driver.find_elements("css selector", entrants)] == before[::-1]
+    assert not find(driver, ".pairs").is_displayed()
+    click(driver, "#contest-0 details:nth-of-type(2) summary")
+    assert find(driver, ".pairs").is_displayed()
+    assert find(driver, ".pairs tbody").text.count("architecture-0") == 6
+    search = find(driver, "[data-pick-filter]")
+    search.send_keys("architecture-3")
+    settle(driver)
+    assert names(driver) == [f"architecture-3.seed-{i}" for i in range(3)]
+    search.clear()
+    search.send_keys(" ")
+    settle(driver)
+    assert len(names(driver)) == 21
     no_complaints(driver)

@@ -124,6 +124,7 @@ def _train(options: Options, recipe: Recipe[Any], default: Recipe[Any], name: st
 
     _check_init(options, recipe)
     console = speaker(options.json)
+    _check_length(recipe, options)
     folder, init = (options.data, options.init) if not options.resume else recorded(_given(options.out))
     recipe, shards = prepare(recipe, files=options.files, folder=options.data or folder, init=init, quiet=options.json)
     out = options.out or free_folder(recipe.name)
@@ -138,6 +139,17 @@ def _train(options: Options, recipe: Recipe[Any], default: Recipe[Any], name: st
     if _is_first():
         _tell(result, live, options.json)
     return 0 if result.interrupted is None else 130
+
+
+def _check_length(recipe: Recipe[Any], options: Options) -> None:
+    """Rows that the model cannot read are refused before any text is built. (With --init the model is another.)"""
+    limit = getattr(recipe.model, "max_length", None)
+    if options.init is None and limit is not None and recipe.train.seq_len > limit:
+        raise ConfigError(
+            f"seq_len is {recipe.train.seq_len}, but the model has positions for {limit}",
+            f"at most {limit}",
+            "set --train.seq-len lower or --model.max-length higher",
+        )
 
 
 def _check_init(options: Options, recipe: Recipe[Any]) -> None:

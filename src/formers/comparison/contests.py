@@ -93,7 +93,7 @@ def _row(name: str, entrant: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def positions(result: Mapping[str, Any], entrant: str) -> dict[str, list[float]]:
+def positions(result: Mapping[str, Any], entrant: str) -> dict[str, list[Any]]:
     """Loss by place of the documents that all read: start, end, loss, count, as the charts take it."""
     rows = result["entrants"][entrant].get("by_position") or []
     starts = [row["start"] for row in rows]

@@ -19,9 +19,24 @@ DASHES = ((), (9, 4), (2, 3), (10, 3, 2, 3))
 """After seven runs the colours come again, with the next dash."""
 
 
-def looks() -> list[dict[str, Any]]:
-    """Colour and dash of each run in turn, for the charts."""
-    return [{"colour": colour, "dash": list(dash)} for dash in DASHES for colour in range(COLOURS)]
+def looks(groups: Sequence[int]) -> list[dict[str, Any]]:
+    """Colour and dash of each run, for the charts: a colour for each group of runs, and a dash for each run of a group."""
+    seen: dict[int, int] = {}
+    found = []
+    for group in groups:
+        number = seen.get(group, 0)
+        seen[group] = number + 1
+        dash = DASHES[(group // COLOURS + number) % len(DASHES)]
+        found.append({"colour": group % COLOURS, "dash": list(dash)})
+    return found
+
+
+def look_style(found: Sequence[dict[str, Any]]) -> str:
+    """The same for the little lines in tables."""
+    return "".join(
+        f".look-{i} {{ stroke: var(--run-{look['colour']}); stroke-dasharray: {' '.join(map(str, look['dash'])) or 'none'} }}\n"
+        for i, look in enumerate(found)
+    )
 
 
 def title(names: Sequence[str]) -> str:
@@ -71,12 +86,7 @@ def _certificate_tile(run: RunRecord) -> str:
 
 def swatch(index: int) -> str:
     """The little line in a run's colour that ties tables to charts."""
-    look = looks()[index % (COLOURS * len(DASHES))]
-    dash = " ".join(map(str, look["dash"]))
-    return (
-        f'<svg class="swatch" style="stroke:var(--run-{look["colour"]})" viewBox="0 0 24 8" aria-hidden="true">'
-        f'<path d="M0 4H24" stroke-dasharray="{dash}"/></svg>'
-    )
+    return f'<svg class="swatch look-{index}" viewBox="0 0 24 8" aria-hidden="true"><path d="M0 4H24"/></svg>'
 
 
 def picker(names: Sequence[str]) -> str:

@@ -66,8 +66,9 @@ def render(runs: Sequence[RunRecord], contests: Sequence[Contest] = ()) -> str:
 def _render(runs: Sequence[RunRecord], contests: Sequence[Contest], bounds: budget.Budget) -> str:
     names, content = labels(runs), table(runs)
     vendor_script, script = _vendored(), "".join(map(resource, _SCRIPTS))
+    looks = page.looks(_groups(runs, contests))
     data = {
-        "looks": page.looks(),
+        "looks": looks,
         "runs": [
             {"name": name, **curves(run, bounds), **_read_by(run, contests)}
             for run, name in zip(runs, names, strict=True)
@@ -75,7 +76,7 @@ def _render(runs: Sequence[RunRecord], contests: Sequence[Contest], bounds: budg
     }
     fields = {
         "policy": policy(vendor_script, script),
-        "style": resource("vendor/uPlot.min.css") + resource("report.css"),
+        "style": resource("vendor/uPlot.min.css") + resource("report.css") + page.look_style(looks),
         "vendor_script": vendor_script,
         "script": script,
         "data": embed(data),
@@ -84,6 +85,16 @@ def _render(runs: Sequence[RunRecord], contests: Sequence[Contest], bounds: budg
         **_of_contests(runs, contests),
     }
     return fill(resource("report.html"), fields)
+
+
+def _groups(runs: Sequence[RunRecord], contests: Sequence[Contest]) -> list[int]:
+    """Which runs share a colour: the trainings of one entrant; every other run has its own."""
+    keys = [
+        next(((at, members[where]) for at, (_, members) in enumerate(contests) if where in members), (-1, str(where)))
+        for where in (run.path.resolve() for run in runs)
+    ]
+    order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [order[key] for key in keys]
 
 
 def _read_by(run: RunRecord, contests: Sequence[Contest]) -> dict[str, Any]:

@@ -148,9 +148,10 @@ def _texts(
     """Every recipe with its shards: the first one's text for all, cut by its tokenizer unless each is to keep its own."""
     prepared: dict[str, tuple[Recipe[Any], Shards]] = {}
     reference: Shards | None = None
+    first: Recipe[Any] | None = None
     for label, recipe in fresh.items():
         check_next_token(recipe, label)
-        if reference is None:
+        if reference is None or first is None:
             recipe, reference = prepare(recipe, folder=data, quiet=quiet)
             shards, first = reference, recipe
         elif settings.own_tokenizers:

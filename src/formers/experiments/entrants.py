@@ -16,6 +16,7 @@ from formers.errors import ConfigError, DataError, RunError
 from formers.experiments.contest import WHOLE, Contestant, Reading
 from formers.experiments.run import recorded
 from formers.recipes import Recipe
+from formers.recipes.find import is_own
 
 RESULT = "compare.json"
 """What a comparison leaves in its folder, beside the runs."""
@@ -78,7 +79,7 @@ def _named(word: str, label: str | None) -> list[Entry]:
             Entry(name, runs=tuple(parts[0] / run if not Path(run).is_absolute() else Path(run) for run in row["runs"]))
             for name, row in result["entrants"].items()
         ]
-    if any(part.is_dir() or "/" in str(part) for part in parts) and not recipes.find.is_own(word):
+    if any(part.is_dir() or "/" in str(part) for part in parts) and not is_own(word):
         for part in parts:
             check_finished(part)
         return [Entry(label or parts[0].resolve().name, runs=tuple(parts))]

@@ -109,7 +109,7 @@ def _candidates(recipe: Recipe[Any], layers: int, target: float, count: Count) -
     depth = getattr(config, "num_layers", None)
     if layers and (depth is None or depth + layers < 1):
         return
-    deeper = {"num_layers": depth + layers} if layers else {}
+    deeper = {"num_layers": depth + layers} if layers and depth is not None else {}
     for width in _widths(config):
         ratio = width / config.d_model if width else 1.0
         wide = ({"d_model": width} if width else {}) | deeper

@@ -132,11 +132,15 @@ def _train(task: Task, contestant: Contestant, folder: Path, progress: bool | No
         out=folder,
         recipe={**contestant.facts, **recipe.to_json()},
         resume=(folder / "recipe.json").is_file(),
-        save_model=lambda model, where: save(model, where),
+        save_model=_save,
         progress=progress,
         resume_command="the same command",
     )
     return done.interrupted
+
+
+def _save(model: Any, folder: Path) -> None:
+    save(model, folder)
 
 
 def summarise(plan: TaskPlan, out: Path) -> dict[str, Any]:

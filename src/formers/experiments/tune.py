@@ -118,7 +118,7 @@ def _range(name: str, text: str, value: Any) -> Range:
     low, high, *step = (float(each) if isinstance(value, float) else int(each) for each in text.split(":"))
     if low >= high or len(step) > 1 or (isinstance(value, float) and low <= 0):
         raise ValueError(text)
-    return Range(name, low, high, *step)
+    return Range(name, low, high, step[0] if step else None)
 
 
 def _known(word: Any) -> Any:
@@ -225,7 +225,7 @@ def _own_values(recipe: Recipe[Any], ranges: Sequence[Range]) -> dict[str, Any] 
     """The recipe's own settings as a trial; None where one lies outside its range."""
     values = {each.name: _setting(each.name, recipe) for each in ranges}
     for each in ranges:
-        value = values[each.name]
+        value: Any = values[each.name]
         inside = value in each.choices if each.choices else value is not None and each.low <= value <= each.high
         if not inside or (each.whole and each.step and (value - each.low) % each.step):
             return None
