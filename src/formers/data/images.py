@@ -46,6 +46,7 @@ def build_images(
             "sources": ["an array" if isinstance(images, np.ndarray) else os.fspath(images)],
             "files": 1, "seed": seed, "validation": validation, "levels": levels, "image_shape": list(rows.shape[1:]),
             "cut": False, "duplicates": len(rows) - len(order), "skipped": {}, "skipped_files": [], "overlap": None,
+            "overlap_lines": 0, "separator": None, "text_field": "text",
         })  # fmt: skip
     same = {name: meta[name] for name in Summary.__dataclass_fields__ if name in meta}
     shape = " x ".join(map(str, rows.shape[1:]))
@@ -57,17 +58,19 @@ def build_images(
 
 def _array(images: np.ndarray | Path | str) -> np.ndarray:
     """[images, lines, columns, channels] of bytes."""
-    if not isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray):
+        array = images
+    else:
         try:
-            images = np.load(images, allow_pickle=False)
+            array = np.load(images, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"{images} cannot be read: {error}", "a .npy file of bytes [images, lines, columns, channels]"
             ) from error
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
-        found = f"an array of {images.dtype} {list(images.shape)}"
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
+        found = f"an array of {array.dtype} {list(array.shape)}"
         raise DataError(found, "uint8 [images, lines, columns, channels], or without channels")
-    return images if images.ndim == 4 else images[..., None]
+    return array if array.ndim == 4 else array[..., None]
 
 
 def quantised(images: np.ndarray, levels: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from formers.models import memorizing, memory_mosaics, sparse_transformer
+from formers.models import memorizing, memory_mosaics, reformer, sparse_transformer
 from formers.parts.attention import Attention, Mix, Project, Score, scale_of
 from formers.parts.dilated import GatedConvolution
 from formers.parts.masks import Causal, Dilated, Mask, Window
@@ -44,7 +44,7 @@ class Mechanism:
     make: Callable[[Sizes], nn.Module]
 
 
-WINDOW, DILATION, SUMMARY, SEGMENT, NEIGHBOURS, LAYERS = 256, 4, 8, 256, 32, 10
+WINDOW, DILATION, SUMMARY, ROUNDS, SEGMENT, NEIGHBOURS, LAYERS = 256, 4, 8, 2, 256, 32, 10
 
 
 def masked(mask: Mask) -> Callable[[Sizes], nn.Module]:
@@ -72,6 +72,15 @@ def factorised(pattern: str) -> Callable[[Sizes], nn.Module]:
         return sparse_transformer.attention(config, 0)
 
     return make
+
+
+def lsh(sizes: Sizes) -> nn.Module:
+    """The Reformer's, of chunks of 64 and so many buckets as the text asks for."""
+    config = reformer.ReformerConfig(
+        d_model=sizes.d_model, num_heads=sizes.num_heads, d_head=sizes.d_head, num_layers=1, layers=("lsh",),
+        max_length=sizes.length, axial_shape=None, rounds=ROUNDS, hash_seed=0,
+    )  # fmt: skip
+    return reformer.lsh(config)
 
 
 def memory(sizes: Sizes) -> nn.Module:
@@ -118,6 +127,7 @@ MECHANISMS: dict[str, Mechanism] = {
     ),
     "strided": Mechanism("the last l tokens and every l-th before, l near sqrt(n)", factorised("strided")),
     "fixed": Mechanism(f"the own block of l and {SUMMARY} cells of every block before", factorised("fixed")),
+    "lsh": Mechanism(f"what {ROUNDS} rounds of hashing bring together, in chunks of 64", lsh),
     "memory": Mechanism(f"two segments of {SEGMENT}, and the best {NEIGHBOURS} of all keys before", memory),
     "mosaic": Mechanism("every earlier token, by a smoothed kernel", mosaic),
     "convolution": Mechanism(f"{LAYERS} dilated convolutions: {2**LAYERS} tokens", convolution),

@@ -35,7 +35,7 @@ from torch import nn
 
 from formers.axes import Hidden, Ids
 from formers.config import below_one, require, uneven_heads
-from formers.parts.attention import Mix, scale_of
+from formers.parts.attention import Mix, initialise_normal, scale_of
 from formers.parts.embeddings import GridPositions
 from formers.parts.factorised_attention import FactorisedAttention, NarrowCache, NarrowProject
 from formers.parts.feed_forward import FeedForward
@@ -165,18 +165,15 @@ class SparseTransformer(Model):
             return
         config = self.config
         nn.init.normal_(self.tokens.weight, 0.0, SMALL * config.d_model**-0.5, generator=generator)
-        for table in self.places.tables:
-            nn.init.normal_(table.weight, 0.0, SMALL * (config.d_model * len(config.grid)) ** -0.5, generator=generator)
+        initialise_normal(self.places, SMALL * (config.d_model * len(config.grid)) ** -0.5, generator)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, 0.0, SMALL * module.in_features**-0.5, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                initialise_normal(module, SMALL * module.in_features**-0.5, generator)
         for module in self.modules():
             if isinstance(module, Mix | FeedForward):
                 writer = module.linear if isinstance(module, Mix) else module.contract
                 writer.weight.mul_((2 * config.num_layers) ** -0.5)
-        nn.init.zeros_(self.head.linear.weight)
+        initialise_normal(self.head, 0.0, generator)
 
 
 def head_masks(config: SparseTransformerConfig, layer: int) -> tuple[Mask, ...]:

@@ -6,7 +6,6 @@ of each layer, as a ring: a step of generation reads one entry a tap, however lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from formers.axes import Hidden
 from formers.parts.positions import Positions
 from formers.parts.states import KeyValueRing, StagedEntries
 from formers.parts.taps import Tap
-from formers.parts.trunk import Trunk
+from formers.parts.trunk import Blocks, Trunk
 
 
 class GatedConvolution(nn.Module):
@@ -121,7 +120,7 @@ class SkipTrunk(Trunk):
     """x <- x + dropout(sublayer(x)), without norms, on two kinds of channels side by side: the stream, which sublayers read,
     and behind it the skips, which they only add to."""
 
-    def __init__(self, blocks: Sequence[dict[str, nn.Module]], **settings: Any) -> None:
+    def __init__(self, blocks: Blocks, **settings: Any) -> None:
         super().__init__(blocks, nn.Identity, **settings)
 
     def residual(

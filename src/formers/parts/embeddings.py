@@ -49,7 +49,7 @@ class GridPositions(nn.Module):
         total = torch.zeros((), dtype=slowest.weight.dtype, device=rest.device)  # type: ignore[arg-type]
         for table in reversed(others):
             total = total + table(rest % table.num_embeddings)  # type: ignore[operator]
-            rest = torch.div(rest, table.num_embeddings, rounding_mode="floor")
+            rest = torch.div(rest, table.num_embeddings, rounding_mode="floor")  # type: ignore[arg-type]
         return (total + slowest(rest)) * positions.present[..., None]
 
 

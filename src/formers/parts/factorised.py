@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from formers.errors import ConfigError
-from formers.parts.attend import Case, expand_groups, safe_softmax
+from formers.parts.kernels import Case, expand_groups, safe_softmax
 from formers.parts.masks import Mask
 from formers.parts.patterns import Pattern, recognise
 from formers.parts.positions import EMPTY, Place, Positions

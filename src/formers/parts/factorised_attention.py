@@ -79,13 +79,12 @@ class FactorisedAttention(Attention):
 
     def run(self, case: Case) -> Tensor:
         if self.runner == "auto" and torch.compiler.is_compiling() and case.q_positions.start is None and pays(case):
-            return run_uncompiled(self, case)  # whether tokens stand in runs is seen in tensors alone
+            return self.run_uncompiled(case)  # type: ignore[call-arg]  # whether tokens stand in runs, tensors alone say
         if self.runner == "factorised" or (self.runner == "auto" and worth(case)):
             return factorised(case)
         return attend(case.q, case.k, case.v, case.q_positions, case.k_positions, mask=case.mask, runner=self.runner)
 
-
-@torch.compiler.disable
-def run_uncompiled(attention: FactorisedAttention, case: Case) -> Tensor:
-    """Packed and padded texts in compiled code: the graph is left for the attention, which would else hold every pair."""
-    return attention.run(case)
+    @torch.compiler.disable
+    def run_uncompiled(self, case: Case) -> Tensor:
+        """Packed and padded texts in compiled code: the graph is left for attention, which would else hold every pair."""
+        return self.run(case)
