@@ -19,6 +19,7 @@ DEFECTS: list[tuple[str, Any, str | None]] = [
     ("causal by perturbation", seeded.leak_one_token, ATTENTION),
     ("causal by gradient", seeded.leak_one_token, ATTENTION),
     ("causal by gradient", seeded.wrap_final_norm(seeded.Straight), None),
+    ("no weight on the future", seeded.leak_one_token, ATTENTION),
     ("rows independent", seeded.mix_rows, NORM),
     ("rows independent", seeded.mix_rows_in_training, NORM),
     ("padding changes nothing", seeded.see_padding, ATTENTION),

@@ -75,7 +75,7 @@ class Defect:
 TRIED = [name for name in LAWS if name != "save and load exact"]
 """Saving and loading would tell each model that was changed after it was built from one built anew from its config: true
 of these copies, but not of a defect that stands in the code."""
-CAUSAL = frozenset({"causal by perturbation", "causal by gradient"})
+CAUSAL = frozenset({"causal by perturbation", "causal by gradient", "no weight on the future"})
 TEN = {
     "two norms swapped": Defect(swap_norms, shows_when_fresh=False),
     "a dropped bias": Defect(drop_a_bias, shows_when_fresh=False),

@@ -14,6 +14,7 @@ from formers.laws.blame import at, compare, sequence_axis
 from formers.laws.law import Finding, Worst, law
 from formers.laws.subject import Subject
 from formers.laws.trial import Trial
+from formers.parts.taps import listen, taps
 
 
 @law(
@@ -58,6 +59,31 @@ def by_gradient(subject: Subject, trial: Trial) -> Finding:
     if deaf:
         return Finding.mute("no logit has a gradient with respect to any token up to its own")
     return worst.finding(0.0, f"the logits at {len(places)} of {trial.length} positions")
+
+
+@law(
+    "no weight on the future",
+    "No attention pattern gives a later token any weight: exactly 0.",
+    needs=["causal"],
+)
+@torch.no_grad()
+def by_weight(subject: Subject, trial: Trial) -> Finding:
+    """What stands where exact causality does not, as where tokens are sorted by what they are (LSH)."""
+    names = [name for name in taps(subject.model) if name.rpartition(".")[2] == "pattern"]
+    if not names:
+        return Finding.not_applicable("no module of the model has a tap named pattern")
+    if "source" in getattr(subject.model, "inputs", ()):
+        return Finding.not_applicable("it reads a source, which stands in no order to what it writes")
+    with listen(subject.model, *names) as seen:
+        subject(trial.ids(2))
+    worst, shown = Worst(), 0
+    for name, patterns in seen.items():
+        for pattern in (p for p in patterns if p.shape[-2:] == (trial.length, trial.length)):
+            later, shown = pattern.triu(1).abs().amax(), shown + 1
+            worst.see(float(later), f"{name} looks ahead", partial(str, name.rpartition(".")[0]))
+    if not shown:
+        return Finding.not_applicable("its patterns are not of tokens by tokens")
+    return worst.finding(0.0, f"{shown} patterns of {trial.length} tokens")
 
 
 def run_from_embeddings(subject: Subject, ids: Tensor) -> tuple[Tensor | None, int, Tensor]:

@@ -302,6 +302,8 @@ def law_exceptions(config: ReformerConfig) -> dict[str, str]:
             "causal by perturbation": f"LSH attends in {sorting}, though no weight and no gradient goes to later tokens",
             "step by step equals whole": f"LSH attends in {sorting}, and a step sorts what was read so far",
         }
+    if hashed and config.hash_seed is None:
+        exceptions["training differs only by dropout"] = "in training rotations are drawn anew at every call"
     if hashed or not config.is_causal:
         exceptions["documents stay apart"] = f"LSH attends in {sorting}; local layers count chunks from the row's start"
     if not config.is_causal or (hashed and (config.rules != "paper" or config.num_buckets is None)):

@@ -5,59 +5,23 @@ chunk sees itself, `before` chunks before it and `after` behind it, and what the
 over all of it. Time and memory are rounds x length x window; nothing of size length^2 exists, forward or backward.
 
 How it is computed: a few chunks at a time, so that their scores stay in the processor's cache. The backward pass makes the
-scores again, and needs of the forward only the output and each query's sum of exp(score) over all rounds: a softmax over the
-rounds of softmaxes is one softmax, so the weight of a score is its exp by that sum, whatever its round.
+scores again, and needs of the forward only the output and what share each round had in it: a softmax over the rounds of
+softmaxes is one softmax, in which a weight is its weight within the round, times the round's share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-TILE = 2**19
-"""Scores that are computed at a time on a CPU: 2 MB in float32."""
-TILE_ACCELERATOR = 2**26
-HIDE = -1e30
-"""Times how far a key lies beyond what a query may see. Beside any other score its weight is exactly 0."""
-SELF = -1e5
-"""The score of a token with itself where queries are keys: seen only if nothing else is (2001.04451, section 2)."""
-FAR = 2.0**24
-"""Where keys stand that nobody sees. Places below it are exact in float32."""
+from formers.parts.chunk_plan import SELF as SELF
+from formers.parts.chunk_plan import Plan
+from formers.parts.chunk_plan import Window as Window
 
 Vectors = Float[Tensor, "batch seq heads d"]
-
-
-@dataclass(frozen=True)
-class Window:
-    """How chunks see one another.
-
-    chunk, before, after   tokens in a chunk, and chunks seen on either side. Chunks stand in a ring: the first sees the last
-    multiple               orders are filled up with absent tokens to a multiple of it, a multiple of `chunk`
-    causal                 tokens see none of their document's later tokens
-    shared                 queries are keys: a token sees itself only if it sees nothing else
-    same_bucket            only keys of the query's bucket, no ring, and keys that several rounds find count once
-    """
-
-    chunk: int
-    before: int
-    after: int
-    multiple: int
-    causal: bool
-    shared: bool = False
-    same_bucket: bool = False
-
-    @property
-    def span(self) -> int:
-        return self.before + 1 + self.after
-
-    def filled(self, length: int) -> int:
-        return -(-length // self.multiple) * self.multiple
 
 
 def attend_chunks(
@@ -77,10 +41,10 @@ def attend_chunks(
     """
     settings = [window.chunk, window.before, window.after, window.multiple]
     flags = [window.causal, window.shared, window.same_bucket]
-    return _attend(q, k, v, order, index, document, settings, flags, dropout)[0]
+    return _attend(q, k, v, order, index, document, settings, flags, dropout_p=dropout)[0]
 
 
-_PLAN = "Tensor order, Tensor index, Tensor? document, int[] settings, bool[] flags, float dropout"
+_PLAN = "Tensor order, Tensor index, Tensor? document, int[] settings, bool[] flags, float dropout_p"
 """How tokens are sorted and seen, as torch's operators take it: schemas are written out, since annotations may be strings."""
 
 
@@ -91,49 +55,50 @@ _PLAN = "Tensor order, Tensor index, Tensor? document, int[] settings, bool[] fl
 )
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, order: Tensor, index: Tensor, document: Tensor | None,
-    settings: list[int], flags: list[bool], dropout: float,
+    settings: list[int], flags: list[bool], dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Outputs [batch, seq, heads, d]; what makes weights of each query's scores [batch, seq, heads, 2]: the largest score and
-    the sum of exp(score - largest); and the seed of what dropout drew."""
-    noise = torch.randint(2**31, ()) if dropout else torch.zeros((), dtype=torch.long)
+    """Outputs [batch, seq, heads, d]; each round's share in them [batch, seq, heads, rounds]; and the seed of what dropout
+    drew."""
+    noise = torch.randint(2**31, ()) if dropout_p else torch.zeros((), dtype=torch.long)
     plan = Plan.of(order, index, document, Window(*settings, *flags), q)
     queries, keys, values = (_flat(t) for t in (q, k, v))
     out = queries.new_empty(*plan.shape, v.shape[-1])
-    sums = torch.empty(*plan.shape, 2, dtype=_wide(q.dtype), device=q.device)
+    sums = torch.empty(*plan.shape, 2, dtype=plan.dtype, device=q.device) if plan.count > 1 else None
     for tile in plan.tiles():
         scores = tile.scores(queries, keys)
-        most = scores.amax(-1, keepdim=True)
-        weights = scores.sub_(most).exp_()
-        total = weights.sum(-1, keepdim=True)
-        if dropout:
-            weights = weights * tile.kept(weights, dropout, int(noise))
-        tile.put(out, torch.bmm(weights.to(v.dtype), tile.around(values)).div_(total))
-        tile.put(sums, torch.cat([most, total], -1))
+        weights = scores.softmax(-1)
+        if sums is not None:  # the largest weight is exp(0) by the sum: softmax tells the sum
+            tile.put(sums, torch.cat([scores.amax(-1, keepdim=True), weights.amax(-1, keepdim=True).reciprocal_()], -1))
+        if dropout_p:
+            weights = weights * tile.kept(weights, dropout_p, int(noise))
+        tile.put(out, torch.bmm(weights.to(v.dtype), tile.around(values)))
     return *plan.merged(out, sums), noise
 
 
 @torch.library.custom_op(
     "formers::attend_chunks_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor sums, Tensor noise, {_PLAN}) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor shares, Tensor noise, {_PLAN})"
+    " -> (Tensor, Tensor, Tensor)",
 )
 def _attend_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, sums: Tensor, noise: Tensor, order: Tensor, index: Tensor,
-    document: Tensor | None, settings: list[int], flags: list[bool], dropout: float,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, shares: Tensor, noise: Tensor, order: Tensor, index: Tensor,
+    document: Tensor | None, settings: list[int], flags: list[bool], dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     plan = Plan.of(order, index, document, Window(*settings, *flags), q)
     queries, keys, values, grads = (_flat(t) for t in (q, k, v, grad))
-    shift = (grad * out).to(sums.dtype).sum(-1).view(-1, 1)  # what every score's gradient is measured against
-    sums = sums.view(-1, 2)
-    dq, dk, dv = (t.new_zeros(*plan.shape, t.shape[-1]) for t in (queries, keys, values))
+    shift = (grad * out).to(plan.dtype).sum(-1).view(-1, 1)  # what every score's gradient is measured against
+    dq = queries.new_empty(*plan.shape, q.shape[-1])
+    dk, dv = (t.new_zeros(*plan.shape, t.shape[-1]) for t in (keys, values))
     for tile in plan.tiles():
-        around_k, around_v, own_grad = tile.around(keys), tile.around(values), tile.own(grads)
-        most, total = tile.own_or(sums, torch.inf).split(1, -1)
-        weights = tile.scores(queries, keys).sub_(most).exp_().div_(total)
-        change = torch.bmm(own_grad, around_v.transpose(1, 2)).to(weights.dtype)
+        around_k, own_grad = tile.around(keys), tile.own(grads)
+        weights = tile.scores(queries, keys).softmax(-1)
+        if not plan.is_even:
+            weights.mul_(tile.shares(shares))
+        change = torch.bmm(own_grad, tile.around(values).transpose(1, 2)).to(plan.dtype)
         dropped = weights
-        if dropout:
-            kept = tile.kept(weights, dropout, int(noise))
+        if dropout_p:
+            kept = tile.kept(weights, dropout_p, int(noise))
             change, dropped = change * kept, weights * kept
         tile.add_around(dv, torch.bmm(dropped.to(v.dtype).transpose(1, 2), own_grad))
         change = change.sub_(tile.own(shift)).mul_(weights).to(q.dtype)
@@ -145,9 +110,9 @@ def _attend_backward(
 
 
 @_attend.register_fake
-def _(q, k, v, *_):  # type: ignore[no-untyped-def]
-    sums = q.new_empty((*q.shape[:3], 2), dtype=_wide(q.dtype))
-    return q.new_empty(v.shape), sums, torch.empty((), dtype=torch.long)
+def _(q, k, v, order, *_):  # type: ignore[no-untyped-def]
+    shares = q.new_empty((*q.shape[:3], order.shape[2]), dtype=_wide(q.dtype))
+    return q.new_empty(v.shape), shares, torch.empty((), dtype=torch.long)
 
 
 @_attend_backward.register_fake
@@ -174,275 +139,3 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _flat(t: Tensor) -> Tensor:
     """[batch, seq, heads, d] -> one row for every token of every head."""
     return t.reshape(-1, t.shape[-1])
-
-
-# --- where everything stands ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The sorted items of every row (batch x head): `shape` is [rows, items], all rounds of a row one after another.
-
-    source    Int  where an item's vectors stand among the flat ones; absent items point at 0
-    place     the item's token in its row, -1 absent
-    q_index   what keys are compared with; k_index: FAR for what nobody sees. None: all see all
-    document  None: one document a row
-    bucket    of `same_bucket`, with the rounds apart; None otherwise
-    rounds    (chunk, bucket) of each item's token in each round [rows, items, rounds], where a repetition is looked for
-    back      Int [batch, seq, heads, rounds]: where a token's items are
-    """
-
-    window: Window
-    source: Tensor
-    place: Tensor
-    q_index: Tensor | None
-    k_index: Tensor | None
-    document: Tensor | None
-    bucket: Tensor | None
-    rounds: tuple[Tensor, Tensor] | None
-    back: Tensor
-    chunks_a_round: int
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, order: Tensor, index: Tensor, document: Tensor | None, window: Window, like: Tensor) -> Plan:
-        b, h, r, n = order.shape
-        wide, filled = _wide(like.dtype), window.filled(n)
-        bucket, place = order // n, order % n
-        rank = torch.empty_like(order).scatter_(-1, place, torch.arange(n, device=order.device).expand_as(order))
-
-        def items(t: Tensor, absent: int | float) -> Tensor:  # [b, h, r, n] -> [rows, items]
-            return F.pad(t, (0, filled - n), value=absent).reshape(b * h, r * filled)
-
-        def of_tokens(t: Tensor) -> Tensor:  # [b or 1, n] -> in the order of items
-            return t[:, None, None, :].expand(b, h, r, n).gather(-1, place)
-
-        batch = torch.arange(b, device=order.device)[:, None, None, None]
-        head = torch.arange(h, device=order.device)[:, None, None]
-        source = items((batch * n + place) * h + head, 0)
-        at = of_tokens(index)
-        holes = filled > n or bool((index < 0).any())
-        k_index = q_index = None
-        if window.causal or holes:
-            seen_from = at if window.causal else torch.zeros_like(at)
-            q_index = items(seen_from, 0).to(wide)
-            k_index = items(torch.where(at < 0, FAR, seen_from.to(wide)), FAR)
-        kinds = buckets = None
-        if window.same_bucket:
-            buckets = items(bucket, -1)
-            apart = (rank // window.chunk, torch.empty_like(bucket).scatter_(-1, place, bucket))
-            kinds = tuple(_by_item(t, place, items) for t in apart) if r > 1 else None
-        first = (torch.arange(b * h, device=order.device) * (r * filled)).view(b, h, 1, 1)
-        back = first + torch.arange(r, device=order.device)[:, None] * filled + rank
-        return cls(
-            window,
-            source,
-            items(place, -1),
-            q_index,
-            k_index,
-            None if document is None else items(of_tokens(document), -1),
-            buckets,
-            kinds,  # type: ignore[arg-type]
-            back.permute(0, 3, 1, 2),
-            filled // window.chunk,
-            wide,
-        )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.source.shape[0], self.source.shape[1]
-
-    def tiles(self) -> Iterator[Tile]:
-        """All chunks, a tile at a time: several chunks of one row, or all chunks of several rows."""
-        w, (rows, items) = self.window, self.shape
-        most = TILE if self.source.device.type == "cpu" else TILE_ACCELERATOR
-        chunks, fit = items // w.chunk, max(1, most // (w.chunk * w.chunk * w.span))
-        step, many = min(chunks, fit), max(1, fit // chunks)
-        for row in range(0, rows, many):
-            for first in range(0, chunks, step):
-                yield Tile(self, row, min(row + many, rows), first, min(first + step, chunks))
-
-    def merged(self, out: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs [batch, seq, heads, d] of all rounds together, and their sums [batch, seq, heads, 2].
-
-        Largest score and sum stay apart: added as logarithms, the sum would drown beside a score of -1e5.
-        """
-        most, total = F.embedding(self.back, sums.view(-1, 2)).unbind(-1)
-        top = most.amax(-1, keepdim=True)
-        share = total * (most - top).exp_()
-        whole = share.sum(-1, keepdim=True)
-        weights = None if share.shape[-1] == 1 else share / whole
-        return self.summed(out, weights), torch.cat([top, whole], -1)
-
-    def summed(self, items: Tensor, weights: Tensor | None = None) -> Tensor:
-        """[batch, seq, heads, d]: what the rounds of [rows, items, d] hold of each token, added up."""
-        flat, rounds = items.flatten(0, 1), self.back.shape[-1]
-        if rounds == 1 and weights is None:
-            return F.embedding(self.back[..., 0], flat)
-        if flat.dtype in (torch.float32, torch.float64):
-            weights = None if weights is None else weights.reshape(-1, rounds)
-            total = F.embedding_bag(self.back.reshape(-1, rounds), flat, mode="sum", per_sample_weights=weights)
-            return total.view(*self.back.shape[:-1], -1)
-        found = F.embedding(self.back, flat)
-        return (found if weights is None else found * weights[..., None]).sum(-2).to(flat.dtype)
-
-
-def _by_item(t: Tensor, place: Tensor, items: Any) -> Tensor:
-    """[b, h, r, n] by token and round -> [rows, items, rounds]: of each item's token, all rounds."""
-    rounds = t.shape[2]
-    return torch.stack([items(t[:, :, i : i + 1].expand_as(t).gather(-1, place), -1) for i in range(rounds)], -1)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Chunks first..last-1 of rows row..stop-1. Chunks x rows are one batch of matrix products."""
-
-    plan: Plan
-    row: int
-    stop: int
-    first: int
-    last: int
-
-    def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """[chunks, chunk, span * chunk]: products of queries with keys where those are seen, about FAR * HIDE elsewhere."""
-        plan, k = self.plan, self.around(keys).transpose(1, 2)
-        hidden = self._hidden()
-        if hidden is None or queries.dtype != plan.dtype:
-            scores = torch.bmm(self.own(queries), k).to(plan.dtype)
-            scores = scores if hidden is None else scores.add_(hidden, alpha=HIDE)
-        else:
-            scores = hidden.expand(-1, plan.window.chunk, -1).contiguous().baddbmm_(self.own(queries), k, beta=HIDE)
-        return self.without_self(scores, SELF) if plan.window.shared else scores
-
-    def without_self(self, scores: Tensor, value: float = 0.0) -> Tensor:
-        """`scores` with `value` wherever query and key are one token: on a diagonal, and round the ring maybe elsewhere."""
-        w = self.plan.window
-        scores.diagonal(w.before * w.chunk, 1, 2).fill_(value)
-        if len(self._edges) and not w.same_bucket:
-            place = self._items(self.plan.place)
-            same = self._pairs(place)[self._edges] == self._own(place)[self._edges]
-            scores[self._edges] = scores[self._edges].masked_fill(same, value)
-        return scores
-
-    def _hidden(self) -> Tensor | None:
-        """[chunks, chunk or 1, span * chunk]: 0 where a query sees a key, at least 1 elsewhere. None: all see all."""
-        plan, hidden = self.plan, None
-        if plan.k_index is not None and plan.q_index is not None:
-            hidden = self._pairs(self._items(plan.k_index))
-            if plan.window.causal:
-                hidden = (hidden - self._own(self._items(plan.q_index))).clamp_(min=0)
-        for kind in (plan.document, plan.bucket):
-            if kind is not None:
-                items = self._items(kind)
-                apart = (self._pairs(items) != self._own(items)).to(plan.dtype)
-                hidden = apart if hidden is None else hidden + apart
-        if plan.bucket is None or hidden is None:
-            return hidden
-        return hidden + self._wrapped() + self._repeated()
-
-    def _wrapped(self) -> Tensor | float:
-        """1 for keys that are seen only round the ring, or from another round."""
-        slots = self._slots
-        ring = (slots < 0) | (slots >= self.plan.chunks_a_round)
-        return ring.repeat_interleave(self.plan.window.chunk, 1)[:, None, :].to(self.plan.dtype) if ring.any() else 0.0
-
-    def _repeated(self) -> Tensor | float:
-        """1 for keys that an earlier round has found already. Not for the token itself, whose score is as good as nothing."""
-        if self.plan.rounds is None:
-            return 0.0
-        w, found = self.plan.window, None
-        this = torch.arange(self.first, self.last, device=self.plan.source.device) // self.plan.chunks_a_round
-        this = this.repeat(self.stop - self.row)[:, None, None]
-        for earlier in range(self.plan.rounds[0].shape[-1] - 1):
-            chunk, bucket = (self._items(t[..., earlier]) for t in self.plan.rounds)
-            behind = self._own(chunk) - self._pairs(chunk)
-            near = (behind <= w.before) & (behind >= -w.after) & (self._own(bucket) == self._pairs(bucket))
-            near &= earlier < this
-            found = near if found is None else found | near
-        return 0.0 if found is None else found.to(self.plan.dtype)
-
-    # -- which items
-
-    @property
-    def _slots(self) -> Tensor:
-        """Int [chunks, span]: the chunk that each slot shows, counted within the query's round, however far outside it."""
-        w, device = self.plan.window, self.plan.source.device
-        chunk = torch.arange(self.first, self.last, device=device) % self.plan.chunks_a_round
-        offsets = torch.arange(-w.before, w.after + 1, device=device)
-        return (chunk[:, None] + offsets).repeat(self.stop - self.row, 1)
-
-    @property
-    def _edges(self) -> list[int]:
-        """Chunks of the tile that see round the ring, or into another round."""
-        w, a_round, count = self.plan.window, self.plan.chunks_a_round, self.last - self.first
-        within = [(self.first + i) % a_round for i in range(count)]
-        edges = [i for i, c in enumerate(within) if c < w.before or c >= a_round - w.after]
-        return [row * count + i for row in range(self.stop - self.row) for i in edges]
-
-    @property
-    def _shown(self) -> Tensor:
-        """Int: the chunks that the tile's chunks see, one after another, round the ring."""
-        w, total = self.plan.window, self.plan.shape[1] // self.plan.window.chunk
-        return torch.arange(self.first - w.before, self.last + w.after, device=self.plan.source.device) % total
-
-    def _items(self, t: Tensor) -> Tensor:
-        """[rows, items] -> [rows, shown chunks * chunk]."""
-        part = t[self.row : self.stop].unflatten(1, (-1, self.plan.window.chunk))
-        w = self.plan.window
-        lo, hi = self.first - w.before, self.last + w.after
-        part = part[:, lo:hi] if lo >= 0 and hi <= part.shape[1] else part.index_select(1, self._shown)
-        return part.flatten(1)
-
-    def _own(self, items: Tensor) -> Tensor:
-        """[chunks, chunk, 1] of what `_items` gave."""
-        w = self.plan.window
-        own = items[:, w.before * w.chunk : items.shape[1] - w.after * w.chunk]
-        return own.reshape(-1, w.chunk, 1)
-
-    def _pairs(self, items: Tensor) -> Tensor:
-        """[chunks, 1, span * chunk] of what `_items` gave."""
-        w = self.plan.window
-        return items.unfold(1, w.span * w.chunk, w.chunk).flatten(0, 1)[:, None, :]
-
-    # -- vectors
-
-    def own(self, flat: Tensor) -> Tensor:
-        """[chunks, chunk, d]: the flat vectors of the tile's own tokens."""
-        source = self.plan.source[
-            self.row : self.stop, self.first * self.plan.window.chunk : self.last * self.plan.window.chunk
-        ]
-        return F.embedding(source, flat).reshape(-1, self.plan.window.chunk, flat.shape[-1])
-
-    def own_or(self, flat: Tensor, absent: float) -> Tensor:
-        """The same with `absent` for tokens that are not there."""
-        here = slice(self.first * self.plan.window.chunk, self.last * self.plan.window.chunk)
-        gone = self.plan.place[self.row : self.stop, here] < 0
-        return self.own(flat).masked_fill_(gone.reshape(-1, self.plan.window.chunk, 1), absent)
-
-    def around(self, flat: Tensor) -> Tensor:
-        """[chunks, span * chunk, d]: the flat vectors of all that the tile's chunks see. Of one row it is a view."""
-        w = self.plan.window
-        vectors = F.embedding(self._items(self.plan.source), flat)
-        return vectors.unfold(1, w.span * w.chunk, w.chunk).flatten(0, 1).transpose(1, 2)
-
-    def put(self, whole: Tensor, part: Tensor) -> None:
-        """Write [chunks, chunk, ..] to its place in [rows, items, ..]."""
-        w = self.plan.window
-        whole[self.row : self.stop, self.first * w.chunk : self.last * w.chunk] = part.reshape(
-            self.stop - self.row, -1, *part.shape[2:]
-        )
-
-    def add_around(self, whole: Tensor, part: Tensor) -> None:
-        """Add [chunks, span * chunk, d] to what it was seen of."""
-        w, rows, count = self.plan.window, self.stop - self.row, self.last - self.first
-        part = part.view(rows, count, w.span, w.chunk, -1)
-        joined = part.new_zeros(rows, count + w.span - 1, w.chunk, part.shape[-1])
-        for slot in range(w.span):
-            joined[:, slot : slot + count] += part[:, :, slot]
-        whole[self.row : self.stop].unflatten(1, (-1, w.chunk)).index_add_(1, self._shown, joined)
-
-    def kept(self, weights: Tensor, dropout: float, noise: int) -> Tensor:
-        """What dropout multiplies weights with: the same for the same tile and noise."""
-        seed = (noise * 1_000_003 + self.row * 7919 + self.first) % 2**63
-        draw = torch.rand(weights.shape, generator=torch.Generator().manual_seed(seed), dtype=weights.dtype)
-        return (draw >= dropout).to(weights) / (1 - dropout)

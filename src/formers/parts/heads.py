@@ -117,7 +117,7 @@ class Pooler(nn.Module):
         super().__init__()
         self.linear, self.activation, self.dropout = nn.Linear(d_model, width or d_model), activation, dropout
 
-    def forward(self, hidden: Hidden, positions: Positions | None = None) -> Rows:
+    def forward(self, hidden: Hidden, positions: Positions | None = None) -> Float[Tensor, "batch width"]:
         first = F.dropout(first_token(hidden, positions), self.dropout, self.training)
         return self.activation(self.linear(first))
 

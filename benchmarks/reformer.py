@@ -1,0 +1,200 @@
+"""Reformer against transformers' own and reformer-pytorch: a forward, a step of training, memory, and time against length.
+
+Hugging Face's sizes (d_model 256, 12 heads of 64, d_ff 512), chunks of 64, 2 rounds of hashing, float32, dropout 0, causal;
+each contestant in a process of its own, in turns. Against transformers layers are local and hashed in turns, as in its default,
+and the weights the same; reformer-pytorch has hashed layers alone, so ours has, too. All are reversible. A step is forward,
+loss, backward and AdamW, fused on all sides; the vocabulary is 320, so that heads weigh little. Layers are all alike, so a few
+stand for all (`--layers`).
+
+The peer: pip install --no-deps reformer-pytorch==1.4.4 axial-positional-embedding local-attention product-key-memory einops;
+it is left out where it is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.measure import (
+    Worker,
+    alternate,
+    environment,
+    finish,
+    parser,
+    peak_resident,
+    ratios,
+    resident,
+    seconds,
+    serve,
+)
+
+LENGTH, LENGTHS, WANTED = 8192, (1024, 2048, 4096, 8192, 16384), 2.0
+D_MODEL, HEADS, D_HEAD, D_FF, CHUNK, ROUNDS, VOCABULARY = 256, 12, 64, 512, 64, 2, 320
+MIXED, HASHED = "formers, local and hashed", "formers, hashed"
+THEIRS, PEER = "transformers", "reformer-pytorch"
+MB = 1e6
+
+
+def main() -> None:
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--layers", type=int, default=2, help="of each model (2)")
+    arguments.add_argument("--threads", type=int, default=0, help="torch's own choice where none is given")
+    arguments.add_argument("--serve", nargs=3, help="be one contestant: whose, what, length")
+    options = arguments.parse_args()
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.serve:
+        whose, what, length = options.serve
+        serve_rounds(whose, what, int(length), options.layers)
+        return
+    has_peer = importlib.util.find_spec("reformer_pytorch") is not None
+    result: dict[str, Any] = {"environment": environment(), "layers": options.layers}
+    parts = []
+    for what in ("forward", "step"):
+        names = (MIXED, THEIRS, HASHED, PEER) if has_peer else (MIXED, THEIRS)
+        result[what] = found = contest(what, LENGTH, names, options)
+        for ours, theirs in zip(names[::2], names[1::2], strict=True):
+            parts.append(f"{what} {said(found, ours, theirs)} (wanted {WANTED})")
+    times = {length: contest("forward", length, (MIXED,), options)["seconds"][MIXED] for length in LENGTHS}
+    result["seconds by length"] = times
+    result["slope"] = slope({length: min(found) for length, found in times.items()})
+    parts.append(f"slope of time against length {result['slope']:.2f}")
+    summary = f"times as fast at {LENGTH:,} tokens, medians with least and most: " + "; ".join(parts)
+    finish("reformer", result, summary, options.json)
+
+
+def said(found: dict[str, Any], ours: str, theirs: str) -> str:
+    ratio, memory = ratios(found["seconds"][theirs], found["seconds"][ours]), found["megabytes"]
+    peaks = f"{max(memory[ours]):,.0f} MB against {max(memory[theirs]):,.0f}"
+    return f"as {theirs} {ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f}), {peaks}"
+
+
+def slope(times: dict[int, float]) -> float:
+    """Of the straight line through log time against log length, by least squares."""
+    xs, ys = [math.log(n) for n in times], [math.log(t) for t in times.values()]
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def contest(what: str, length: int, contestants: tuple[str, ...], options: Any) -> dict[str, Any]:
+    """Seconds of each, round by round, and the megabytes that a round took beyond what stood there before it."""
+    settings = ["--layers", str(options.layers), "--threads", str(options.threads)]
+    workers = {who: Worker("benchmarks.reformer", *settings, "--serve", who, what, str(length)) for who in contestants}
+    megabytes: dict[str, list[float]] = {who: [] for who in contestants}
+
+    def one(who: str) -> float:
+        answer = workers[who].round()
+        megabytes[who].append(answer["bytes"] / MB)
+        return answer["seconds"]
+
+    runs = {who: lambda who=who: one(who) for who in contestants}
+    alternate(runs, 1)  # warm
+    found = {"seconds": alternate(runs, options.rounds), "megabytes": megabytes}
+    for worker in workers.values():
+        worker.close()
+    return found
+
+
+# --- a contestant -------------------------------------------------------------------------------------------------------
+
+
+def serve_rounds(whose: str, what: str, length: int, layers: int) -> None:
+    import torch
+
+    model = made(whose, length, layers)
+    ids = torch.randint(1, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0))
+    run = (forward if what == "forward" else step)(model, whose, ids)
+
+    def answer() -> dict[str, Any]:
+        before, took = resident(), seconds(run)
+        return {"seconds": took, "bytes": peak_resident() - before}
+
+    serve(answer)
+
+
+def made(whose: str, length: int, layers: int) -> Any:
+    if whose == PEER:
+        from reformer_pytorch import ReformerLM
+
+        return ReformerLM(
+            num_tokens=VOCABULARY, dim=D_MODEL, depth=layers, max_seq_len=length, heads=HEADS, dim_head=D_HEAD,
+            bucket_size=CHUNK, n_hashes=ROUNDS, ff_mult=D_FF // D_MODEL, causal=True,
+        )  # fmt: skip
+    ours = our_model(length, layers, ("lsh",) if whose == HASHED else ("local", "lsh"))
+    return their_model(ours) if whose == THEIRS else ours
+
+
+def our_model(length: int, layers: int, kinds: tuple[str, ...]) -> Any:
+    import formers
+
+    return formers.build(
+        "reformer", num_layers=layers, layers=kinds, vocab_size=VOCABULARY, d_model=D_MODEL, num_heads=HEADS,
+        d_head=D_HEAD, d_ff=D_FF, max_length=length, axial_shape=(64, length // 64), axial_widths=(64, D_MODEL - 64),
+        lsh_chunk=CHUNK, local_chunk=CHUNK, rounds=ROUNDS, hash_seed=0, dropout=0.0, local_dropout=0.0,
+    )  # fmt: skip
+
+
+def their_model(ours: Any) -> Any:
+    """transformers' model with our weights. Raises AssertionError where the two differ."""
+    import torch
+    import transformers
+
+    from formers.models.reformer import FOREIGN, weights
+
+    settings = FOREIGN.write(ours.config) | {"pad_token_id": 0}
+    named = {k: v for k, v in settings.items() if k not in ("model_type", "architectures")}
+    theirs = transformers.ReformerModelWithLMHead(transformers.ReformerConfig(**named)).eval()
+    theirs.load_state_dict(weights(ours.config).write(ours.state_dict()), strict=False)
+    ids = torch.randint(1, VOCABULARY, (1, 512))
+    with torch.no_grad():
+        gap = (ours.eval()(ids).logits - theirs(ids).logits).abs().max()
+    assert gap < 1e-3, f"the two differ by {gap:.1e}"
+    for layer in theirs.reformer.encoder.layers:  # the number of buckets of the first text would stay
+        if hasattr(layer.attention.self_attention, "num_buckets"):
+            layer.attention.self_attention.num_buckets = None
+    return theirs
+
+
+def logits_of(model: Any, whose: str, ids: Any) -> Any:
+    return model(ids) if whose == PEER else model(ids).logits
+
+
+def forward(model: Any, whose: str, ids: Any) -> Callable[[], Any]:
+    import torch
+
+    model.eval()
+    return torch.no_grad()(lambda: logits_of(model, whose, ids))
+
+
+def step(model: Any, whose: str, ids: Any) -> Callable[[], Any]:
+    """Theirs by cross-entropy of the logits; ours by the loss of the training loop, in chunks."""
+    import torch
+    import torch.nn.functional as F
+
+    from formers.training.loss import cross_entropy
+
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    targets = ids.roll(-1, 1)
+
+    def loss() -> Any:
+        if whose in (THEIRS, PEER):
+            return F.cross_entropy(logits_of(model, whose, ids).flatten(0, 1), targets.flatten())
+        hidden, _ = model.body(ids)
+        total, count = cross_entropy(hidden, model.head, targets)
+        return total / count
+
+    def run() -> None:
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
