@@ -272,6 +272,18 @@ def _one_pass(
     return loss, d_features, d_weight, d_bias
 
 
+def bytes_within(dtype: torch.dtype, features: Tensor, weight: Tensor, *rest: object) -> int:
+    """What the operator takes for itself beside its results: a chunk of logits and its softmax, and in bf16 copies of features
+    and weight, and a product. `dtype` is the one that it computes in."""
+    tokens, (vocab, width) = features.shape[0], weight.shape
+    rows = min(_chunk_rows(vocab, dtype), tokens)
+    wide = 2 * min(max(1, (1 << 19) // vocab), rows) * vocab * 4
+    if features.device.type != "cpu":
+        wide = 2 * rows * vocab * 4
+    copies = 0 if dtype == weight.dtype else (tokens * width + 2 * vocab * width) * dtype.itemsize
+    return rows * vocab * dtype.itemsize + wide + copies
+
+
 @_linear_cross_entropy.register_fake
 def _shapes(
     features: Tensor,

@@ -133,12 +133,28 @@ def freed_memory_kept(device: str) -> Iterator[None]:
     As it comes, malloc returns the activations to the system after every step, and taking them again page by page costs
     about a tenth of the next one (14 million parameters, 4,096 tokens: 30,000 page faults). Elsewhere nothing is done.
     """
+    with _malloc(device, trim=2**31 - 1, mmap=2**30):
+        yield
+
+
+@contextlib.contextmanager
+def freed_memory_returned(device: str) -> Iterator[None]:
+    """On a CPU, under glibc: blocks of a megabyte and more come from the system and go back to it at once. For models that
+    were asked to spare memory: what malloc keeps lies in pieces between the gradients, and few of them are used again
+    (a reversible GPT-2 of 4 layers, 4,096 tokens: 412 MB of activations kept, 133 MB returned)."""
+    with _malloc(device, trim=1 << 20, mmap=1 << 20):
+        yield
+
+
+@contextlib.contextmanager
+def _malloc(device: str, *, trim: int, mmap: int) -> Iterator[None]:
+    """Both thresholds in bytes; at the end as they are by default."""
     libc = _glibc(device)
     if libc is None:
         yield
         return
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+    libc.mallopt(M_TRIM_THRESHOLD, trim)
+    libc.mallopt(M_MMAP_THRESHOLD, mmap)
     try:
         yield
     finally:

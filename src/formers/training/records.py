@@ -115,6 +115,11 @@ class RunFolder:
         if self.rows("sample") or (self.path / SAMPLES).exists():
             self.write_samples()
 
+    def note(self, **facts: Any) -> None:
+        """Add to environment.json what is known only later."""
+        if self.write:
+            write_json(self.path / ENVIRONMENT, read_json(self.path / ENVIRONMENT) | facts)
+
     def append(self, row: dict[str, Any]) -> None:
         """One row of the metrics."""
         assert self.metrics is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from formers.errors import ConfigError, RunError
+from formers.parts.feed_forward import Chunked
+from formers.parts.reversible import Reversible
 from formers.parts.trunk import set_recompute
 from formers.training import checkpoints, estimates, sentinels
 from formers.training.batches import CarriedStates, state_length
@@ -26,8 +29,19 @@ from formers.training.optimizer import (
     optimizer_tensors,
     whole,
 )
-from formers.training.precision import Numerics, choose
+from formers.training.precision import Numerics, choose, freed_memory_kept, freed_memory_returned
 from formers.training.randomness import random_tensors, restore_random
+from formers.training.settings import TrainSettings
+
+
+def spares_memory(model: nn.Module, settings: TrainSettings) -> bool:
+    """Whether activations are made again in the backward pass, because memory was to be spared."""
+    return settings.recompute or any(isinstance(module, Reversible | Chunked) for module in model.modules())
+
+
+def freed_memory(model: nn.Module, settings: TrainSettings, device: str) -> contextlib.AbstractContextManager[None]:
+    """What becomes of the memory that a step frees: it is kept for the next one, or returned where it is to be spared."""
+    return freed_memory_returned(device) if spares_memory(model, settings) else freed_memory_kept(device)
 
 
 @dataclass

@@ -20,12 +20,21 @@ from formers.training.evaluate import evaluate, evaluating
 from formers.training.job import Job, RunResult, Sampler
 from formers.training.learners import only_these_learn
 from formers.training.loop import lane_loss, run_steps
-from formers.training.precision import choose_device, deterministic, freed_memory_kept, give_back_freed_memory
+from formers.training.precision import choose_device, deterministic, give_back_freed_memory
 from formers.training.progress import ProgressLine
 from formers.training.records import CHECKPOINTS, MODEL, RunFolder
 from formers.training.settings import LATER, TrainSettings
-from formers.training.setup import assemble, choose_numerics, find_checkpoint, restore, snapshot, trained_model
+from formers.training.setup import (
+    assemble,
+    choose_numerics,
+    find_checkpoint,
+    freed_memory,
+    restore,
+    snapshot,
+    trained_model,
+)
 from formers.training.signals import StopRequest, stop_requests
+from formers.training.usage import peak_bytes, watch_peak
 
 
 def train(
@@ -87,7 +96,7 @@ def train(
         stop = stack.enter_context(stop_requests())
         trainer = Trainer(job, team, folder, stop)
         stack.enter_context(deterministic(trainer.numerics.threads))
-        stack.enter_context(freed_memory_kept(trainer.numerics.device))
+        stack.enter_context(freed_memory(model, settings, trainer.numerics.device))
         return trainer.run()
 
 
@@ -121,6 +130,7 @@ class Trainer:
         self.line = ProgressLine(total, self.step, on=self.job.progress if self.team.first else False)
         try:
             self._announce()
+            watch_peak(self.device)
             self.clock.start()
             run_steps(self)
             self._finish() if self.stopped_by is None else self._interrupt()
@@ -269,6 +279,7 @@ class Trainer:
             barrier=self.team.barrier,
         )
         self.last_saved = self.step
+        self.folder.note(peak_bytes=peak_bytes(self.device))
 
     # --- beginning and end ----------------------------------------------------------------------------------------------
 
