@@ -112,7 +112,7 @@ class Positions:
         assert self.start is not None
         return Positions.offset(0, self.start + self.length, device=self.index.device)
 
-    @functools.cached_property
+    @property
     def in_runs(self) -> bool:
         """Whether the indices of any two tokens of one document differ as their places in the row do, with padding anywhere.
 
@@ -120,6 +120,10 @@ class Positions:
         """
         if self.start is not None or torch.compiler.is_compiling():
             return self.start is not None
+        return self._looks_in_runs
+
+    @functools.cached_property
+    def _looks_in_runs(self) -> bool:
         shift, present = self.index - torch.arange(self.length, device=self.index.device), self.present
         if self.document is None:
             least = shift.masked_fill(~present, torch.iinfo(torch.long).max).amin(-1)
@@ -131,18 +135,25 @@ class Positions:
         together = (document[1:] == document[:-1]) & (row[1:] == row[:-1])
         return not bool((together & (shift[1:] != shift[:-1])).any())
 
-    @functools.cached_property
+    @property
     def anchored(self) -> bool:
         """Whether every token's index is its place in the row. Tensors are looked at, once; not while compiling."""
         if self.start is not None or torch.compiler.is_compiling():
             return self.start == 0
-        return bool(((self.index == torch.arange(self.length, device=self.index.device)) | ~self.present).all())
+        return self._looks_anchored
 
     @functools.cached_property
+    def _looks_anchored(self) -> bool:
+        return bool(((self.index == torch.arange(self.length, device=self.index.device)) | ~self.present).all())
+
+    @property
     def global_slots(self) -> Int[Tensor, "#batch globals"]:
         """Where the global tokens of each row stand, in order; -1 behind them in rows that have fewer than another."""
-        if self.is_global is None:
-            return self.index[:, :0]
+        return self.index[:, :0] if self.is_global is None else self._looks_global
+
+    @functools.cached_property
+    def _looks_global(self) -> Tensor:
+        assert self.is_global is not None
         chosen = self.is_global & self.present
         order = chosen.int().argsort(dim=-1, descending=True, stable=True)[:, : int(chosen.sum(-1).max())]
         return torch.where(chosen.expand(order.shape[0], -1).gather(-1, order), order, EMPTY)
