@@ -35,7 +35,7 @@ class GlobalAttention(Attention):
         super().__init__(project, score, mix, **slots)
         self.project_global = project_global
 
-    def forward(self, x: Hidden, positions: Positions, state: None = None, source: Any = None) -> tuple[Hidden, None]:
+    def forward(self, x: Hidden, positions: Positions, state: Any = None, source: Any = None) -> tuple[Hidden, None]:
         q, k, v, _, _ = self.look(x, positions, None)
         heads = self.weigh(q, k, v, replace(positions, is_global=None), positions)
         slots = positions.global_slots
