@@ -73,6 +73,8 @@ def test_compare_refuses_early(formers: Formers) -> None:
     assert "did you mean 'tokens'" in formers.refuses("compare", "gpt2.nano", "--budget", "tokns=1M")
     assert "there is no run" in formers.refuses("compare", "runs/nowhere", "--budget", "steps=1")
     assert "did you mean 'gpt2.nano'" in formers.refuses("compare", "gpt2.nono", "--budget", "steps=1")
+    wrong = ["compare", "gpt2.nano", "--budget", "steps=1", "--set", "batchsize=4"]
+    assert "did you mean 'batch_size'" in formers.refuses(*wrong, "--task", "recall")
     assert "did you mean 'recall'" in formers.refuses("compare", "gpt2.nano", "--budget", "steps=1", "--task", "recal")
 
 

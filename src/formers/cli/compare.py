@@ -54,6 +54,8 @@ class Options:
     """Bytes that such a document has at most."""
     text: str | None = None
     """True beside predicted tokens of this text; of a document's beginning where none."""
+    code: str | None = None
+    """file.py:function, for runs of a model of your own."""
     seed: int = 0
     """Of the first training."""
     dry_run: Flag = False
@@ -107,6 +109,7 @@ def _settings(options: Options) -> CompareSettings:
         documents=options.documents,
         longest=options.longest,
         own_tokenizers=options.own_tokenizers,
+        code=options.code,
         seed=options.seed,
         train=changed_settings(options.set),
     )

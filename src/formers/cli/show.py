@@ -9,6 +9,7 @@ import tyro
 
 from formers.cli.console import emit, facts, remark, stdout
 from formers.cli.parse import Flag, parse
+from formers.comparison.drawing import bars
 from formers.files import plain
 from formers.hub import targets
 
@@ -47,8 +48,46 @@ def main(arguments: list[str]) -> None:
         return emit({"target": options.target, "config": described, "tree": plain(root), "cost": plain(price)})
     stdout().print(_tree(root))
     stdout().print()
-    stdout().print(facts(_facts(root, price, getattr(getattr(model, "config", None), "max_length", None))))
+    limit = getattr(getattr(model, "config", None), "max_length", None)
+    for title, shares in (("parameters", _weights(root)), ("operations of a token's forward", _work(price, limit))):
+        if shares:
+            stdout().print("\n".join([title, *(f"  {line}" for line in bars(shares)), ""]), markup=False)
+    stdout().print(facts(_facts(root, price, limit)))
     return None
+
+
+DRAWN, DEPTH = 8, 3
+"""Parts that the drawing of parameters names, the rest added up; and how many words of a path a part has."""
+
+
+def _weights(root: Part) -> list[tuple[str, float, str]]:
+    """Where the parameters are, the largest part first; layers of one name are added up."""
+    sums: dict[str, int] = {}
+    for path, count in _holding(root, ()):
+        name = ".".join([word for word in path if not word[0].isdigit()][:DEPTH]) or root.name
+        sums[name] = sums.get(name, 0) + count
+    found = sorted(sums.items(), key=lambda row: -row[1])
+    rest = sum(count for _, count in found[DRAWN:])
+    named = [*found[:DRAWN], *([("the rest", rest)] if rest else [])]
+    return [(name, count / root.parameters, f"{count:,}") for name, count in named if count]
+
+
+def _holding(part: Part, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], int]]:
+    """(path, parameters of its own) of every part that has some; of parts that are alike all together."""
+    own = part.parameters - part.alike * sum(child.parameters for child in part.children)
+    below = [(where, part.alike * n) for child in part.children for where, n in _holding(child, (*path, child.name))]
+    return below + ([(path, own)] if own > 0 else [])
+
+
+def _work(price: Cost, limit: int | None) -> list[tuple[str, float, str]]:
+    """What a token takes with as many tokens before it, beside the most of them."""
+    contexts = [n for n in EXAMPLE_CONTEXTS if limit is None or n <= limit] or [limit or EXAMPLE_CONTEXTS[0]]
+    if price.attention_per_token is None or not price.products_per_token:
+        return []
+    most = price.forward(contexts[-1])
+    rows = [("products with weights", price.products_per_token)]
+    rows += [(f"with attention to {n:,} tokens", price.forward(n)) for n in contexts]
+    return [(name, count / most, f"{count:,}") for name, count in rows]
 
 
 def _tree(part: Part, into: Tree | None = None) -> Tree:

@@ -27,6 +27,20 @@ def draw(values: Sequence[float], *, width: int = 72, height: int = 10, ends: tu
     return [*rows, " " * (wide + 2) + left + right.rjust(len(columns) - len(left))]
 
 
+def bars(shares: Sequence[tuple[str, float, str]], *, width: int = 40) -> list[str]:
+    """A line for each (name, share of the whole, words): names and words in columns, the share as a bar."""
+    names, words = (max((len(row[at]) for row in shares), default=0) for at in (0, 2))
+    return [
+        f"{name:<{names}}  {said:>{words}}  {100 * share:3.0f} %  {_bar(share, width)}".rstrip()
+        for name, share, said in shares
+    ]
+
+
+def _bar(share: float, width: int) -> str:
+    full, rest = divmod(round(8 * width * min(1.0, max(0.0, share))), 8)
+    return "█" * full + ("", *"▏▎▍▌▋▊▉")[rest]
+
+
 def _columns(values: Sequence[float], width: int) -> list[float]:
     if len(values) <= width:
         times = max(1, width // max(1, len(values)))

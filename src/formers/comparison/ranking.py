@@ -138,7 +138,8 @@ def _level(first: str, score: str, level: Sequence[Pair]) -> str:
 
 
 def _behind(pair: Pair) -> str:
-    return f"{pair.worse} by {pair.difference.mean:.4f} ({_sure(pair.difference)})"
+    difference = pair.difference
+    return f"{pair.worse} by {difference.mean:.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
 
 
 def _others(names: Sequence[str], pairs: Sequence[Pair]) -> list[str]:

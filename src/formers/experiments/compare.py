@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from formers.config import require, to_dict
+from formers.config import replace, require, to_dict
 from formers.data import Shards
 from formers.errors import ConfigError, DataError
 from formers.experiments import contest, matching
@@ -48,6 +48,7 @@ class CompareSettings:
     documents    validation documents that are read, of at most `longest` bytes each, chosen by `seed`
     evaluations  of a training, for its curves
     own_tokenizers  every recipe keeps its own tokenizer; else all have the first one's
+    code         file.py:function, for runs of a model of the user's own
     train        settings of every training in place of its recipe's
     """
 
@@ -61,6 +62,7 @@ class CompareSettings:
     longest: int = 65_536
     evaluations: int = 10
     own_tokenizers: bool = False
+    code: str | None = None
     seed: int = 0
     train: dict[str, Any] = field(default_factory=dict)
 
@@ -120,7 +122,7 @@ def make_plan(
     prepared, shards = _texts(fresh, settings, data, quiet)
     earlier: dict[str, Entrant] = {}
     for entry in (entry for entry in named if entry.recipe is None):
-        earlier[entry.label], shards = joined(entry, shards)
+        earlier[entry.label], shards = joined(entry, shards, settings.code)
     if shards is None:
         raise ConfigError("nothing to compare is named", "recipes or runs", "formers train --help lists the recipes")
     recipes_ = {label: recipe for label, (recipe, _) in prepared.items()}
@@ -176,8 +178,8 @@ def _alike(found: dict[str, Recipe[Any]], settings: CompareSettings) -> dict[str
         return found
     first = next(iter(found.values()))
     rows = {
-        "batch_size": settings.batch_size or first.train.batch_size,
-        "seq_len": settings.seq_len or first.train.seq_len,
+        name: settings.train.get(name) or getattr(settings, name) or getattr(first.train, name)
+        for name in ("batch_size", "seq_len")
     }
     carrying = [recipe for recipe in found.values() if recipe.train.carry_state]
     view = {"view": first.data.view, "longest": first.data.longest}
@@ -198,9 +200,7 @@ def _alike(found: dict[str, Recipe[Any]], settings: CompareSettings) -> dict[str
         label: dataclasses.replace(
             recipe,
             data=dataclasses.replace(recipe.data, **view),
-            train=dataclasses.replace(
-                recipe.train, **{**rows, **_lanes(recipe.train, rows["batch_size"]), **settings.train}
-            ),
+            train=replace(recipe.train, **{**rows, **_lanes(recipe.train, rows["batch_size"]), **settings.train}),
         )
         for label, recipe in found.items()
     }

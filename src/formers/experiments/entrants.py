@@ -15,6 +15,7 @@ from formers.data import Shards, open_shards
 from formers.errors import ConfigError, DataError, RunError
 from formers.experiments.contest import WHOLE, Contestant, Reading
 from formers.experiments.run import recorded
+from formers.hub.targets import read_recipe
 from formers.recipes import Recipe
 from formers.recipes.find import is_own
 
@@ -109,13 +110,14 @@ def check_finished(run: Path) -> None:
 # --- runs that ended before -----------------------------------------------------------------------------------------------
 
 
-def joined(entry: Entry, reference: Shards | None) -> tuple[Entrant, Shards]:
-    """The entrant of runs, and the shards they were trained on. Raises RunError or DataError where these are gone, or are
+def joined(entry: Entry, reference: Shards | None, code: str | None = None) -> tuple[Entrant, Shards]:
+    """The entrant of runs, and the shards they were trained on. `code` is file.py:function, for runs of a model of the user's
+    own. Raises RunError or DataError where these are gone, or are
     not of the reference's text."""
     contestants, shards = [], reference
     for run in entry.runs:
         check_finished(run)
-        recipe = recipes.read(run)
+        recipe = recipes.read(run, code=code if read_recipe(run).get("code") else None)
         own = shards_of(run, entry.label)
         shards = shards or own
         check_same_text(shards, own, entry.label)

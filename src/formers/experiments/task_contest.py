@@ -13,7 +13,7 @@ import numpy as np
 from formers.comparison import read_run
 from formers.comparison.equal import equal
 from formers.comparison.ranking import WRONG, Entry, rank
-from formers.config import to_dict
+from formers.config import replace, to_dict
 from formers.errors import ConfigError, suggest
 from formers.experiments import matching
 from formers.experiments.budget import steps_of
@@ -81,9 +81,7 @@ def _on_task(label: str, recipe: Recipe[Any], task: Task, settings: CompareSetti
             "models that can read a row",
         )
     rows = {"batch_size": task.settings.batch_size, "seq_len": task.seq_len, "accumulate": 1}
-    loop = dataclasses.replace(
-        recipe.train, **{**rows, "carry_state": False, "objective": "next_token", **settings.train}
-    )
+    loop = replace(recipe.train, **{**rows, "carry_state": False, "objective": "next_token", **settings.train})
     data = DataSettings(sources=(f"task:{task.name}",), tokenizer="byte")
     return dataclasses.replace(recipe, model=with_vocabulary(recipe.model, task.vocab_size), data=data, train=loop)
 
