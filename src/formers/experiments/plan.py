@@ -134,7 +134,7 @@ def as_held(found: Footprint, recipe: Recipe[Any], numerics: Numerics) -> Footpr
 def _vocab_size(recipe: Recipe[Any]) -> int:
     """As many as the tokenizer will have; of one that is made of the text, what the config says."""
     known: dict[str, int] = {"bpe": recipe.data.vocab_size or 4096, "byte": BYTES, "gpt2": GPT2}
-    return known.get(recipe.data.tokenizer, recipe.model.vocab_size)
+    return known.get(recipe.data.tokenizer) or recipe.model.vocab_size
 
 
 def step_footprint(recipe: Recipe[Any], numerics: Numerics, *, rows: int | None = None) -> Footprint:
