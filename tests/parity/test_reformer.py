@@ -20,7 +20,7 @@ from transformers.models.reformer import modeling_reformer
 import formers
 from formers.config import replace
 from formers.errors import ConfigError, WeightsError
-from formers.models.reformer import FOREIGN, MODEL, ReformerConfig, activations, weights
+from formers.models.reformer import FOREIGN, MODEL, PRESETS, ReformerConfig, activations, weights
 from formers.models.registry import configure
 from formers.parts import chunk_plan, hashing, lsh
 from formers.parts.positions import Positions
@@ -194,6 +194,19 @@ CRIME_AND_PUNISHMENT = {
 
 def test_the_published_settings_are_read() -> None:
     assert ReformerConfig(**FOREIGN.read(CRIME_AND_PUNISHMENT)) == configure("reformer", "crime_and_punishment")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_of_the_size_that_transformers_makes_them(preset: str) -> None:
+    config = configure("reformer", preset)
+    named = {k: v for k, v in FOREIGN.write(config).items() if k != "model_type"}
+    with torch.device("meta"):
+        sizes = [
+            MODEL(config),
+            transformers.ReformerModelWithLMHead(transformers.ReformerConfig(**named, pad_token_id=0)),
+        ]
+    ours, theirs = (sum(p.numel() for p in model.parameters()) for model in sizes)
+    assert ours == theirs
 
 
 def test_settings_that_are_not_implemented_are_refused_all_at_once() -> None:

@@ -74,7 +74,7 @@ class DuplicationSettings:
 def config(settings: DuplicationSettings, way: str, *, hash_seed: int | None = None) -> ReformerConfig:
     """One layer that attends in this way. The weights fit every way."""
     length, width = settings.length, settings.d_model
-    hashed = {"rounds": 1, "num_buckets": 1, "lsh_chunk": length}
+    hashed: dict[str, Any] = {"rounds": 1, "num_buckets": 1, "lsh_chunk": length}
     if way != FULL:
         hashed = {"rounds": int(way), "num_buckets": None, "lsh_chunk": settings.chunk}
     return ReformerConfig(

@@ -119,7 +119,7 @@ class ReformerConfig:
         problems += [] if self.rules in RULES else [f"rules {self.rules!r} is none of {', '.join(RULES)}"]
         problems += unknown_activation(self, ACTIVATIONS) + self._axial_problems() + self._window_problems()
         problems += bucket_problems(self.num_buckets)
-        problems += head_problems(self, list(HEADS))  # type: ignore[arg-type]
+        problems += [] if self.head is None else head_problems(self, [head for head in HEADS if head is not None])
         if self.head is None and self.causal is False:
             problems.append("causal is False, and a head for the next token must not see it; or head=masked_token")
         if self.head == "masked_token" and self.causal:

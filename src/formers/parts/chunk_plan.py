@@ -44,6 +44,16 @@ class Window:
     def span(self) -> int:
         return self.before + 1 + self.after
 
+    def packed(self) -> tuple[list[int], list[bool]]:
+        """As torch's operators take it."""
+        return [self.chunk, self.before, self.after, self.multiple], [self.causal, self.shared, self.same_bucket]
+
+    @classmethod
+    def unpacked(cls, settings: list[int], flags: list[bool]) -> Window:
+        chunk, before, after, multiple = settings
+        causal, shared, same_bucket = flags
+        return cls(chunk, before, after, multiple, causal, shared, same_bucket)
+
     def filled(self, length: int) -> int:
         return -(-length // self.multiple) * self.multiple
 

@@ -39,8 +39,7 @@ def attend_chunks(
     index, document  where tokens stand; index -1 is padding, which is not seen, and whose own outputs mean nothing
     dropout          of attention weights
     """
-    settings = [window.chunk, window.before, window.after, window.multiple]
-    flags = [window.causal, window.shared, window.same_bucket]
+    settings, flags = window.packed()
     return _attend(q, k, v, order, index, document, settings, flags, dropout_p=dropout)[0]
 
 
@@ -60,7 +59,7 @@ def _attend(
     """Outputs [batch, seq, heads, d]; each round's share in them [batch, seq, heads, rounds]; and the seed of what dropout
     drew."""
     noise = torch.randint(2**31, ()) if dropout_p else torch.zeros((), dtype=torch.long)
-    plan = Plan.of(order, index, document, Window(*settings, *flags), q)
+    plan = Plan.of(order, index, document, Window.unpacked(settings, flags), q)
     queries, keys, values = (_flat(t) for t in (q, k, v))
     out = queries.new_empty(*plan.shape, v.shape[-1])
     sums = torch.empty(*plan.shape, 2, dtype=plan.dtype, device=q.device) if plan.count > 1 else None
@@ -85,7 +84,7 @@ def _attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, shares: Tensor, noise: Tensor, order: Tensor, index: Tensor,
     document: Tensor | None, settings: list[int], flags: list[bool], dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    plan = Plan.of(order, index, document, Window(*settings, *flags), q)
+    plan = Plan.of(order, index, document, Window.unpacked(settings, flags), q)
     queries, keys, values, grads = (_flat(t) for t in (q, k, v, grad))
     shift = (grad * out).to(plan.dtype).sum(-1).view(-1, 1)  # what every score's gradient is measured against
     dq = queries.new_empty(*plan.shape, q.shape[-1])

@@ -72,7 +72,8 @@ class SameBucket:
     The paper subtracts log N_ij from the logit of a key that is found N_ij times; to count it once is the same.
     """
 
-    name, same_bucket = "paper", True
+    name: ClassVar[str] = "paper"
+    same_bucket: ClassVar[bool] = True
 
     def times(self, q: Sorted, k: Sorted, window: Window) -> Tensor:
         behind = (q.rank // window.chunk)[..., None] - (k.rank // window.chunk)[..., None, :]
@@ -83,7 +84,8 @@ class SameBucket:
 class WholeChunks:
     """Everything in the chunks, in a ring of all rounds' chunks: the authors' code and Hugging Face's."""
 
-    name, same_bucket = "transformers", False
+    name: ClassVar[str] = "transformers"
+    same_bucket: ClassVar[bool] = False
 
     def times(self, q: Sorted, k: Sorted, window: Window) -> Tensor:
         a_round, rounds = q.filled // window.chunk, q.rank.shape[2]
@@ -240,7 +242,7 @@ class HashedAttention(nn.Module):
         if empty:
             return self.look(q, v, positions, bucket), entries.staged
         told, at = self.sorted_so_far(entries), entries.at
-        fresh = Sorted(*(_pick(t, at) for t in (told.rank, told.bucket)), told.filled)
+        fresh = Sorted(_pick(told.rank, at), _pick(told.bucket, at), told.filled)
         times = self.rules.times(fresh, told, self.window)
         if not self.rules.same_bucket:
             few = entries.positions.present.sum(-1)[:, None, None, None] <= self.window.chunk

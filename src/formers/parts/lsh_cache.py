@@ -40,7 +40,7 @@ class HashedCache:
     @classmethod
     def empty(cls, batch: int, heads: int, capacity: int, d_head: int, rounds: int, **kind: Any) -> HashedCache:
         vectors = KeyValueRing.empty(batch, heads, capacity, d_head, d_head, overflow="refuse", **kind)
-        whole = kind | {"dtype": torch.int32}
+        whole: dict[str, Any] = kind | {"dtype": torch.int32}
         return cls(vectors, KeyValueRing.empty(batch, heads, capacity, rounds, 0, overflow="refuse", **whole))
 
     @property

@@ -36,6 +36,7 @@ def long() -> Recipe:
         name="reformer.long",
         model=registry.configure(
             "reformer",
+            None,
             vocab_size=257,
             d_model=128,
             num_layers=4,
