@@ -32,3 +32,21 @@ def test_one_value_alone_can_be_drawn(tmp_path: Path) -> None:
     assert write_chart(Chart("t", "x", "y", [Line("a", [4], [1.0])], [(4, "4")]), tmp_path / "c.svg").is_file()
     with pytest.raises(RunError, match="is a folder"):
         write_chart(CHART, tmp_path)
+
+
+def test_values_of_many_sizes_are_spaced_by_their_logarithms() -> None:
+    drawn = ET.fromstring(svg(Chart("t", "x", "y", [Line("a", [1, 2, 4], [0.01, 1.0, 100.0])], [(1, "1")], log_y=True)))
+    down = [float(e.attrib["cy"]) for e in drawn.iter() if e.tag.endswith("circle")][:3]
+    assert down[0] - down[1] == pytest.approx(down[1] - down[2], abs=0.2)
+    assert {"0.01", "0.1", "1", "10", "100"} <= {e.text for e in drawn.iter() if e.tag.endswith("text")}
+
+
+def test_names_that_do_not_fit_in_a_line_stand_in_the_next() -> None:
+    lines = [Line(f"line {n}", [1, 2], [float(n), n + 1.0]) for n in range(9)]
+    drawn = ET.fromstring(svg(Chart("t", "x", "y", lines, [(1, "1")])))
+    names = [(float(e.attrib["x"]), float(e.attrib["y"])) for e in drawn.iter() if (e.text or "").startswith("line ")]
+    assert len(set(names)) == 9
+    assert max(x for x, _ in names) < 720 - 80
+    assert len({y for _, y in names}) == 2
+    paths = [e for e in drawn.iter() if e.tag.endswith("path")]
+    assert len({e.attrib["stroke"] for e in paths}) == 9

@@ -15,6 +15,7 @@ import formers
 from formers.config import replace
 from formers.errors import ConfigError
 from formers.hub.differences import randomise
+from formers.inspection.anatomy import cost
 from formers.models import sparse_transformer as paper
 from formers.models.sparse_transformer import PRESETS, SparseTransformer, SparseTransformerConfig, head_masks
 from formers.parts import factorised as fast
@@ -409,6 +410,17 @@ def test_a_prompt_is_read_by_the_pattern_too(monkeypatch: pytest.MonkeyPatch) ->
     with torch.no_grad():
         out = made(ids, state=made.init_state(2, 50))
     assert (out.logits - made(ids).logits).abs().max() <= EXACT
+
+
+def test_what_is_written_is_what_whole_forwards_would_write() -> None:
+    made, prompt = model("auto", pattern="fixed", combine="alternate"), text(2, 20)
+    written = formers.generate(made, prompt, max_new_tokens=30, temperature=0.0)
+    for length in range(20, 50):
+        assert torch.equal(made(written[:, :length]).logits[:, -1].argmax(-1), written[:, length])
+
+
+def test_narrow_keys_count_for_less_in_what_a_token_costs() -> None:
+    assert cost(model()).attention_per_token == 3 * 2 * 4 * (5 + 6)  # layers, heads, numbers of a key and of a value
 
 
 # --- laws ----------------------------------------------------------------------------------------------------------

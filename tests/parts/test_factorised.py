@@ -98,11 +98,11 @@ def assert_equals_twin(case: Case) -> None:
         assert (ours - twin).abs().max() <= ACROSS_SHAPES
 
 
-@given(sets, places(), st.integers(1, 3), st.booleans())
-def test_factorised_equals_the_mask_run_dense(mask: Mask, positions: Positions, group: int, by_document: bool) -> None:
+@given(sets, places(), st.sampled_from([1, 500, 2000, 1 << 25]), st.booleans())
+def test_factorised_equals_the_mask_run_dense(mask: Mask, positions: Positions, scores: int, by_document: bool) -> None:
     mask = Causal() & mask & SameDocument() if by_document or positions.document is not None else Causal() & mask
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "GROUPS", group * 3)  # few chunks to a group, and many
+        patch.setattr(fast, "SCORES_AT_A_TIME", scores)  # one chunk to a group, some, and many
         assert_equals_twin(case_of(mask, positions))
 
 

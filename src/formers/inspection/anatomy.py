@@ -178,9 +178,9 @@ def _attentions(model: nn.Module) -> list[nn.Module]:
 
 
 def _per_key(attention: nn.Module) -> int:
-    """Scores take 2 d_head operations a head and key, the weighted sum of values as many."""
+    """Scores take 2 operations a head and number of a key, the weighted sum of values as many a number of a value."""
     project: Any = attention.project
-    return 4 * project.num_heads * project.d_head
+    return 2 * project.num_heads * (getattr(project, "d_key", project.d_head) + project.d_head)
 
 
 def _state(model: Any) -> tuple[float | None, int | None, int | None, int | None]:

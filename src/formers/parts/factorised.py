@@ -117,11 +117,12 @@ class _Grid:
         return self.visible(*_near_places(self, slice(1, 2) if self.whole and chunks.start else chunks))
 
     def groups(self) -> list[slice]:
-        """Chunks that are run together: few enough that far keys behind them are left out, and that their scores fit."""
+        """Chunks that are run together: few enough that their scores fit, and that, where far keys are more than near ones,
+        those behind them are left out."""
         b, stride, heads = self.q.shape[0], *self.q.shape[2:4]
         far = self.chunks * (self.pattern.columns[1] if self.pattern.columns else 1) * self.pattern.far
         fits = SCORES_AT_A_TIME // (b * heads * stride * (2 * stride + far))
-        size = max(1, min(fits, -(-self.chunks // (GROUPS if far else 1))))
+        size = max(1, min(fits, -(-self.chunks // (GROUPS if far > 2 * stride else 1))))
         starts = [0, *range(1, self.chunks, size)] if self.whole else [*range(0, self.chunks, size)]
         return [slice(i, j) for i, j in itertools.pairwise([*starts, self.chunks])]
 
