@@ -239,6 +239,23 @@ def test_under_autocast_streams_stay_in_float32_and_gradients_near_ordinary_ones
         assert (one - other).norm() <= 2**-8 * other.norm()  # a rounding to bfloat16
 
 
+def test_a_backward_pass_within_autocast_loses_no_gradient() -> None:
+    """Casts that a forward without gradients made must not stand in for those that carry them."""
+    built = formers.build("gpt2", "nano", trunk="reversible", ff_chunks=2).eval()
+    ids, found = torch.randint(0, 512, (2, 33)), []
+    for order in ((True,), (True, False), (False,)):
+        built.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for rebuild in order:
+                set_rebuild(built, rebuild)
+                loss = built(ids).logits.float().logsumexp(-1).sum()
+            loss.backward()
+        found.append([parameter.grad for parameter in built.parameters()])
+    for first, second, wanted in zip(*found, strict=True):
+        assert (first - wanted).norm() <= 2**-8 * wanted.norm()
+        assert (second - wanted).norm() <= 2**-8 * wanted.norm()
+
+
 def test_only_the_last_streams_are_kept() -> None:
     """What autograd saves does not grow with depth."""
     saved = []
