@@ -153,9 +153,7 @@ class Longformer(Encoder):
         blocks = [block(config, window) for window in config.window_of_layers]
         self.trunk = PostNorm(blocks, lambda: LayerNorm(d_model, eps), dropout=config.dropout)
         self.complete(HEADS[config.head](config), seed)
-        if config.head != "sequence":
-            why = "maps of global tokens learn where there are global tokens, and without `is_global` there are none"
-            self.law_exceptions["every parameter gets a gradient"] = why
+        self.law_exceptions["every parameter gets a gradient"] = silent_maps(config.head)
 
     def run(
         self,
@@ -170,6 +168,13 @@ class Longformer(Encoder):
         elif positions.is_global is None and self.config.head == "sequence":
             positions = replace(positions, is_global=first_tokens(positions))
         return self.trunk(self.embedding(input_ids, positions, token_types), positions)
+
+
+def silent_maps(head: str) -> str:
+    """Which maps get no gradient where nothing says which tokens are global, and why."""
+    if head == "sequence":
+        return "the first token is global and the only one that is read, so no head reads the last layer's window"
+    return "maps of global tokens learn where there are global tokens, and without `is_global` there are none"
 
 
 def block(config: LongformerConfig, window: int) -> dict[str, nn.Module]:

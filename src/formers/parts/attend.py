@@ -100,8 +100,10 @@ def _refusal(name: str, case: Case) -> str | None:
 
 
 def _worth_blocks(case: Case) -> bool:
-    """Blocks pay where the mask hides at least half of what a plain kernel would compute."""
-    return case.q.shape[2] >= 4 * BLOCK and not _refusal("blocks", case) and 2 * share(case) <= 1
+    """Blocks pay where the mask hides at least half of what a plain kernel would compute. Tensors are looked at last."""
+    if case.q.shape[2] < 4 * BLOCK or case.show is not None or refusal(case, look=False):
+        return False
+    return 2 * share(case) <= 1 and refusal(case) is None
 
 
 # --- flex -----------------------------------------------------------------------------------------------------------

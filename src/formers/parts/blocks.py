@@ -29,8 +29,8 @@ from formers.parts.slots import Line, Table, block_size
 # --- what it can do, and what that costs --------------------------------------------------------------------------------
 
 
-def refusal(case: Case) -> str | None:
-    """Why the case cannot be run in blocks; None if it can."""
+def refusal(case: Case, *, look: bool = True) -> str | None:
+    """Why the case cannot be run in blocks; None if it can. `look` False: as far as no tensor has to be asked."""
     q, k = case.q_positions, case.k_positions
     if torch.compiler.is_compiling() and not (q.is_global is None and k.is_global is None):
         return "which tokens are global has to be looked at, and compiled code looks at no tensor"
@@ -38,6 +38,8 @@ def refusal(case: Case) -> str | None:
         return None
     if q.index is not k.index or q.document is not k.document:
         return "rows stand at different places, and queries and keys are not the same tokens"
+    if not look and not torch.compiler.is_compiling():
+        return None
     if not k.in_runs:
         return "positions are ragged: the tokens of a document do not stand side by side"
     if k.document is not None and not keeps_documents_apart(case.mask):

@@ -27,7 +27,8 @@ class Rows:
 
     places     [batch], which rows of the encodings these are
     input_ids  Int [batch, seq]
-    given      positions where rows differ in length, and types of tokens where the model takes them
+    given      positions where rows differ in length, types of tokens where the model takes them, and which tokens are global
+               where it takes that and answers questions
     """
 
     places: np.ndarray
@@ -47,14 +48,23 @@ class Rows:
         given: dict[str, Any] = {}
         if not mask[:, :length].all():
             given["positions"] = Positions(tensor(encodings.index))
-        if "token_types" in model.inputs:
+        if "token_types" in model.inputs and getattr(model.config, "num_types", 2) > 1:
             given["token_types"] = tensor(encodings.token_types)
+        if "is_global" in model.inputs and getattr(model.config, "head", None) == "span":
+            given["is_global"] = tensor(_up_to_the_question(encodings))
         return cls(places, tensor(encodings.input_ids), tensor(encodings.mask), given)
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
         return self.present.sum(1).tolist()
+
+
+def _up_to_the_question(encodings: Encodings) -> np.ndarray:
+    """Bool [rows, length]: all before the separator behind the first text, which Longformer makes global for questions."""
+    length = encodings.which.shape[1]
+    last = np.where(encodings.which == 0, np.arange(length), -1).max(1, keepdims=True)
+    return np.arange(length) <= last
 
 
 def outputs(model: Model, rows: Rows) -> Output:
