@@ -10,7 +10,10 @@ from pathlib import Path
 
 from benchmarks.measure import FOLDER
 
-NAMES = ("train", "generate", "memory", "memory_step", "references", "sparse", "longest", "text", "cli")
+NAMES = (
+    *("train", "generate", "memory", "memory_step", "mosaics"),
+    *("references", "sparse", "longformer", "longest", "reversible", "plan", "text", "cli"),
+)
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 

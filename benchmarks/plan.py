@@ -2,7 +2,7 @@
 
 Every plan and every training is a process of its own, on this machine's text of Python's standard library as bytes. The
 recipes are changed until each needs more than half a gigabyte, so that the interpreter is not what is predicted. A training
-makes five steps; its peak is the largest resident set from its first step to its last file, as it writes it down by itself.
+makes four steps; its peak is the largest resident set from its first step to its last file, as it writes it down by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.measure import environment, finish, parser
 
-STEPS = 5
+STEPS = 4
 FLOAT32, BF16 = "--train.precision float32", "--train.precision bf16"
 CASES = {
     "gpt2, float32": f"gpt2.mini --train.batch-size 8 {FLOAT32}",
