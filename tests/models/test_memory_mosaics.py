@@ -231,10 +231,8 @@ def test_a_state_of_bf16_weights_averages_in_single_precision() -> None:
 def test_each_of_the_four_blocks_keeps_every_law(block: tuple[str, ...]) -> None:
     report = formers.certify(formers.build("memory_mosaics", **SIZES, block=block), length=13)
     assert report.ok, report.failed
-    assert {v.name for v in report.laws.values() if v.status != "pass"} == {
-        "the tokenizer fits",
-        "segments equal whole",
-    }
+    silent = {v.name for v in report.laws.values() if v.status != "pass"}
+    assert silent == {"the tokenizer fits", "segments equal whole"}
 
 
 @pytest.mark.parametrize("size", ["nano", "tiny"])

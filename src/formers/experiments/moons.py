@@ -46,7 +46,7 @@ class MoonsSettings:
 
     seeds: int = 3
     steps: int = 500
-    batch_size: int = 32
+    batch_size: int = 8
     length: int = 320
     steps_a_unit: int = 20
     asked: int = 64

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -196,6 +197,8 @@ class ContextMemory(nn.Module):
             waiting = self.key.of(half.average).to(q.dtype)
             k, features, start = torch.cat([waiting, k], 2), _behind(half.feature, features), start - 1
         values = self.value.of(features[:, :, :-1], features[:, :, 1:])
+        if half is None and self.pattern.heard:  # a pattern of tokens by tokens, of which the last is seen by none
+            k, values = q, F.pad(values, (0, 0, 0, 1))
         return Pairs(k, values.to(q.dtype), Positions.offset(start, k.shape[2], device=positions.index.device))
 
 
