@@ -102,6 +102,12 @@ def test_a_comparison_and_single_runs_join_a_later_one(handicap: tuple[dict[str,
     joined = finished(entries([str(out)]), tmp_path / "all", None, budget=None)
     assert joined["ranking"] == found["ranking"]
     assert joined["entrants"]["slow"]["bits_per_byte"] == pytest.approx(found["entrants"]["slow"]["bits_per_byte"])
+    later = make_plan(
+        [*entries([str(out)]), Entry("large", recipe(d_model=32))], settings(amount=40, seeds=3), data=None
+    )
+    assert later.shards.folder == Path(found["data"])  # the text of what joins
+    assert abs(later.matches[0].off) <= 0.01  # and its size
+    assert later.matches[0].target == found["entrants"]["good"]["parameters"]
     pair = entries([f"one={out / 'good.seed-0'}", f"{out / 'good.seed-1'},{out / 'good.seed-2'}"])
     assert [(entry.label, len(entry.runs)) for entry in pair] == [("one", 1), ("good.seed-1", 2)]
     verdict = finished(pair, tmp_path / "pair", None, budget=None)["verdict"]

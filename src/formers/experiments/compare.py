@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from formers.config import replace, require, to_dict
-from formers.data import Shards
+from formers.data import Shards, open_shards
 from formers.errors import ConfigError, DataError
 from formers.experiments import contest, matching
 from formers.experiments.budget import Budget, steps_of
@@ -108,7 +108,9 @@ def make_plan(
 ) -> Plan:
     """Everything that can be said, and refused, before anything is trained.
 
-    data  a shard folder in place of the first recipe's text
+    data  a shard folder in place of the text of the runs that join, or else of the first recipe
+
+    What is named first, a recipe or a run, says how large models are and what rows are like.
 
     Raises ConfigError for recipes that cannot be matched or a budget that pays for no step, DataError for runs of other text
     or too few documents, RunError for runs that have not ended.
@@ -119,15 +121,17 @@ def make_plan(
         raise ConfigError(
             "no budget is given", "--budget tokens=4M, or minutes, flops, bytes, steps", "formers compare --help"
         )
-    prepared, shards = _texts(fresh, settings, data, quiet)
     earlier: dict[str, Entrant] = {}
+    text = None if data is None else open_shards(data)
     for entry in (entry for entry in named if entry.recipe is None):
-        earlier[entry.label], shards = joined(entry, shards, settings.code)
+        earlier[entry.label], text = joined(entry, text, settings.code)
+    prepared, shards = _texts(fresh, settings, None if text is None else text.folder, quiet)
+    shards = shards or text
     if shards is None:
         raise ConfigError("nothing to compare is named", "recipes or runs", "formers train --help lists the recipes")
-    recipes_ = {label: recipe for label, (recipe, _) in prepared.items()}
-    recipes_ = _alike(recipes_, settings)
-    recipes_, matches = _matched(recipes_, prepared, settings)
+    lead = earlier[named[0].label].recipe if named[0].label in earlier else None
+    recipes_ = _alike({label: recipe for label, (recipe, _) in prepared.items()}, settings, lead)
+    recipes_, matches = _matched(recipes_, settings, lead)
     step_tokens, operations = {}, {}
     made: dict[str, Entrant] = {}
     for number, (label, recipe) in enumerate(recipes_.items()):
@@ -172,16 +176,18 @@ def _texts(
     return prepared, reference
 
 
-def _alike(found: dict[str, Recipe[Any]], settings: CompareSettings) -> dict[str, Recipe[Any]]:
+def _alike(
+    found: dict[str, Recipe[Any]], settings: CompareSettings, lead: Recipe[Any] | None
+) -> dict[str, Recipe[Any]]:
     """Recipes that read the same rows: as many, as long, cut the same way. Raises ConfigError for rows too long for some."""
     if not found:
         return found
-    first = next(iter(found.values()))
+    first = lead or next(iter(found.values()))
     rows = {
         name: settings.train.get(name) or getattr(settings, name) or getattr(first.train, name)
         for name in ("batch_size", "seq_len")
     }
-    carrying = [recipe for recipe in found.values() if recipe.train.carry_state]
+    carrying = [recipe for recipe in (first, *found.values()) if recipe.train.carry_state]
     view = {"view": first.data.view, "longest": first.data.longest}
     if carrying:
         view = {"view": "streams", "longest": carrying[0].data.longest or STRETCH}
@@ -212,14 +218,14 @@ def _lanes(train: TrainSettings, batch_size: int) -> dict[str, int]:
 
 
 def _matched(
-    found: dict[str, Recipe[Any]], prepared: dict[str, tuple[Recipe[Any], Shards]], settings: CompareSettings
+    found: dict[str, Recipe[Any]], settings: CompareSettings, lead: Recipe[Any] | None
 ) -> tuple[dict[str, Recipe[Any]], list[Match]]:
     """The recipes at one size, and what was done to each."""
     if not found or settings.match == "nothing":
         return found, []
     count = matching.parameters if settings.match == "parameters" else operations_of
     asked = settings.budget.parameters if settings.budget and settings.match == "parameters" else None
-    target = asked or count(next(iter(found.values())))
+    target = asked or count(lead or next(iter(found.values())))
     what = "parameters" if settings.match == "parameters" else "operations a token"
     return matching.match_all(found, target, count, what=what, tolerance=settings.tolerance)
 

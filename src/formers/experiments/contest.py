@@ -186,7 +186,7 @@ def _read(
     model: nn.Module, shards: Shards, documents: Sequence[int], reading: Reading, own: Shards
 ) -> list[dict[str, Any]]:
     """The rows of some documents of `shards`, read as `own` cuts them into tokens."""
-    mine = documents if own is shards else [same_documents(shards, own)[d] for d in documents]
+    mine = documents if own.folder == shards.folder else [same_documents(shards, own)[d] for d in documents]
     texts = [own.document_tokens(d) for d in mine]
     facts = [
         {"document": int(d), "bytes": int(shards.documents[d, 2]), "scored_bytes": int(own.token_bytes[text[1:]].sum())}
