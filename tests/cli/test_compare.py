@@ -21,7 +21,7 @@ from formers import recipes
 
 def small():
     base = recipes.get("gpt2.nano")
-    sizes = dataclasses.replace(base.model, d_model=8, num_layers=1, max_length=64)
+    sizes = dataclasses.replace(base.model, d_model=8, num_layers=1, max_length=256)
     return dataclasses.replace(base, name="mine.py:small", model=sizes)
 """
 
@@ -65,6 +65,17 @@ def test_compare_prints_a_table_and_a_verdict_and_writes_what_report_reads(forme
         float(row["bits_per_byte"]) for row in csv.DictReader(Path("runs.csv").read_text().splitlines())
     ]
     assert "Every pair" in Path("page.html").read_text()
+
+
+def test_a_task_in_place_of_text(formers: Formers) -> None:
+    Path("mine.py").write_text(OWN)
+    asked = ["compare", "a=mine.py:small", "b=mine.py:small", "--task", "copying", "--budget", "steps=1", "--seeds", 2]
+    done = formers(*asked, "--batch-size", 4, "--set", "compile=off", "--out", "task")
+    assert done.code == 0, done.err
+    assert "of the answers wrong" in " ".join(done.out.split())
+    result = json.loads(Path("task/compare.json").read_text())
+    assert result["task"]["name"] == "copying"
+    assert "Right" in Path("task/report.html").read_text()
 
 
 def test_compare_refuses_early(formers: Formers) -> None:

@@ -16,7 +16,7 @@ def draw(values: Sequence[float], *, width: int = 72, height: int = 10, ends: tu
     columns = _columns(values, width)
     top = max(columns, default=0.0) or 1.0
     filled = [round(8 * height * max(0.0, value) / top) for value in columns]
-    label = {0: number(top), height - 1: "0"}
+    label = {height - 1: "0", 0: number(top)}
     wide = max(map(len, label.values()))
     rows = []
     for row in range(height):
@@ -29,7 +29,8 @@ def draw(values: Sequence[float], *, width: int = 72, height: int = 10, ends: tu
 
 def bars(shares: Sequence[tuple[str, float, str]], *, width: int = 40) -> list[str]:
     """A line for each (name, share of the whole, words): names and words in columns, the share as a bar."""
-    names, words = (max((len(row[at]) for row in shares), default=0) for at in (0, 2))
+    names = max((len(name) for name, _, _ in shares), default=0)
+    words = max((len(said) for _, _, said in shares), default=0)
     return [
         f"{name:<{names}}  {said:>{words}}  {100 * share:3.0f} %  {_bar(share, width)}".rstrip()
         for name, share, said in shares

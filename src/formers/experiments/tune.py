@@ -227,7 +227,7 @@ def _own_values(recipe: Recipe[Any], ranges: Sequence[Range]) -> dict[str, Any] 
     for each in ranges:
         value: Any = values[each.name]
         inside = value in each.choices if each.choices else value is not None and each.low <= value <= each.high
-        if not inside or (each.whole and each.step and (value - each.low) % each.step):
+        if not inside or (value is not None and each.whole and each.step and (value - each.low) % each.step):
             return None
     return values
 
