@@ -148,10 +148,10 @@ class Parallel(PreNorm):
         return x + sum(sublayer(norm(x), positions)[0] for sublayer, norm in parts), nodes
 
 
-def two_softmaxes(scores: Tensor, visible: Tensor, dtype: torch.dtype) -> Tensor:
+def two_softmaxes(scores: Tensor, visible: Tensor, dtype: torch.dtype, *, blind: bool) -> Tensor:
     near = scores[..., : 2 * SIZES["stride"]]
     halves = [(near, visible[..., : near.shape[-1]]), (scores[..., near.shape[-1] :], visible[..., near.shape[-1] :])]
-    return torch.cat([WEIGHTS(s, m, dtype) for s, m in halves if s.shape[-1]], -1)
+    return torch.cat([WEIGHTS(s, m, dtype, blind=True) for s, m in halves if s.shape[-1]], -1)
 
 
 WEIGHTS = fast._weights

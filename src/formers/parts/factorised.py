@@ -198,26 +198,31 @@ def _window_and_column(grid: _Grid, chunks: slice) -> Tensor:
     near, near_visible = q @ k.transpose(-1, -2), grid.near_visible(chunks)
     if chunks.stop <= 2:
         visible = near_visible.expand(-1, q.shape[1], -1, -1)
-        return (_weights(near, visible, v.dtype) @ v).transpose(2, 3)
+        return (_weights(near, visible, v.dtype, blind=not grid.whole) @ v).transpose(2, 3)
     above = slice(1, chunks.stop - 1)  # all chunks but the last two of the group's last
     k_above, v_above = (t[:, above].permute(0, 2, 3, 1, 4) for t in (grid.k, grid.v))  # [b, stride, heads, above, d]
-    far = (q.permute(0, 3, 2, 1, 4) @ k_above.transpose(-1, -2)).permute(
-        0, 3, 2, 1, 4
-    )  # [b, chunks, heads, stride, above]
+    far = q.permute(0, 3, 2, 1, 4) @ k_above.transpose(-1, -2)
+    far = far.permute(0, 3, 2, 1, 4)  # [b, chunks, heads, stride, above]
     number = torch.arange(chunks.start, chunks.stop, device=q.device)[:, None, None]
     earlier = torch.arange(chunks.stop - 2, device=q.device) < number - 1  # [chunks, 1, above]
     if not grid.whole:  # else a column sees all above it
         q_place, k_place = _near_places(grid, chunks)[0], grid.place(lambda t: t[:, above].transpose(1, 2)[:, None])
         earlier = grid.visible(q_place, k_place) & earlier
     visible = _side_by_side(near_visible, earlier, q.shape[1:4:2])
-    weights = _weights(torch.cat([near, far], -1), visible, v.dtype)
+    weights = _weights(torch.cat([near, far], -1), visible, v.dtype, blind=not grid.whole)
     on_near, on_far = weights.split([near.shape[-1], far.shape[-1]], -1)
     from_far = (on_far.permute(0, 3, 2, 1, 4) @ v_above).permute(0, 3, 2, 1, 4)
     return (on_near @ v + from_far).transpose(2, 3)
 
 
-def _weights(scores: Tensor, visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Softmax of [b, chunks, heads, stride, keys] over what is visible [1 or b, chunks, stride, keys]."""
+def _weights(scores: Tensor, visible: Tensor, dtype: torch.dtype, *, blind: bool) -> Tensor:
+    """Softmax of [b, chunks, heads, stride, keys], which are overwritten, over what is visible [1 or b, chunks, stride, keys].
+
+    blind  whether a query may see nothing. In a whole text each sees itself, and passes over large tensors are saved
+    """
+    if not blind:
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return wide.masked_fill_(~visible[:, :, None], torch.finfo(wide.dtype).min).softmax(-1).to(dtype)
     b, chunks = scores.shape[:2]
     visible = visible.expand(b, *visible.shape[1:]).flatten(0, 1)[:, None]
     return safe_softmax(scores.flatten(0, 1), visible).to(dtype).unflatten(0, (b, chunks))
