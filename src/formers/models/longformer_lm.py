@@ -10,9 +10,9 @@ Windows are no part of the weights, so a model is trained in phases, each of whi
 twice as long, half the learning rate, and its warm-up anew (4.2, table 12): `doubled`.
 
 Departures
-- `places="rotary"` turns queries and keys instead of adding to scores, which leaves scores to the fused kernels. At 2,048 tokens
-  on a CPU the paper's scores take 1.3 to 1.6 times as long in plain layers, 3.5 to 5 times in dilated ones (where all heads'
-  are made once for each of the two masks). ``none`` knows no distances but those that windows leave.
+- `places="rotary"` turns queries and keys instead of adding to scores, which leaves scores to the fused kernels. At 2,048
+  tokens on a CPU the paper's scores take 1.3 to 1.6 times as long in plain layers, 3.5 to 5 times in dilated ones (where
+  those of all heads are made once for each of the two masks). ``none`` knows no distances but those that windows leave.
 - u and v of the scores by distance are each layer's own.
 - A dilation is the step between keys: 1 is none. The paper counts the gaps, 0 to 3.
 - Windows count the token itself. Table 12 says they grow from 32 to 8192 in the first phase, the text and the ablation from 32
