@@ -212,9 +212,12 @@ def test_what_cannot_be_matched_is_said_with_how_far_it_is(text: Shards) -> None
     assert "--tolerance" in str(error.value)
 
 
-def test_a_budget_too_small_for_one_step_is_refused_at_once(text: Shards) -> None:
+def test_a_budget_too_small_for_one_step_is_refused_at_once(text: Shards, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not pay for one step of small, which takes 256 tokens"):
         make_plan([Entry("small", recipe())], settings("tokens", 200), data=text.folder)
+    plan = make_plan([Entry("small", recipe())], settings("minutes", 1e-6), data=text.folder)
+    with pytest.raises(ConfigError, match="does not pay for one step: small takes"):
+        compare.estimate(plan, tmp_path)
 
 
 def test_runs_of_other_text_are_not_ranked_together(text: Shards, tmp_path: Path) -> None:

@@ -335,7 +335,26 @@ def estimate(plan: Plan, out: Path, say: Say = lambda text: None) -> dict[str, d
             own = entrant.contestants[0].shards or plan.shards
             kept[entrant.label] = {"about": about, **probe(recipe, own)}
             write_json(file, kept)
-    return {entrant.label: kept[entrant.label] for entrant in plan.entrants}
+    found = {entrant.label: kept[entrant.label] for entrant in plan.entrants}
+    _check_minutes(plan, found)
+    return found
+
+
+def _check_minutes(plan: Plan, costs: dict[str, dict[str, Any]]) -> None:
+    """Raise ConfigError where the clock would stop a training before its first step is made."""
+    slow = [
+        f"{entrant.label} takes {costs[entrant.label]['seconds']:.2g} s for a step"
+        for entrant in plan.entrants
+        if not entrant.joined
+        and (minutes := entrant.recipe.train.minutes) is not None
+        and 60 * minutes < costs[entrant.label]["seconds"]
+    ]
+    if slow:
+        raise ConfigError(
+            f"a budget of {plan.settings.budget} does not pay for one step: {'; '.join(slow)}",
+            "time for one step and its evaluation at least",
+            "give more, or make --batch-size or --seq-len smaller",
+        )
 
 
 def seconds_left(plan: Plan, out: Path, costs: dict[str, dict[str, Any]]) -> float:
