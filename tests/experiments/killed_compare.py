@@ -27,7 +27,9 @@ def compared(folder: Path, data: Path) -> None:
 
     run.SAMPLE_TOKENS = 1
     named = [Entry("one", recipe(lr=1e-2)), Entry("other", recipe(lr=3e-3))]
-    asked = settings(amount=12, train={"precision": "float32", "compile": "off", "device": "cpu", "checkpoint_every": 3})
+    asked = settings(
+        amount=12, train={"precision": "float32", "compile": "off", "device": "cpu", "checkpoint_every": 3}
+    )
     plan = compare.make_plan(named, asked, data=data)
     assert compare.train(plan, folder, progress=False) is None
     rows = compare.read(plan, folder)
@@ -76,7 +78,9 @@ def main(folder: Path, kills: int, seed: int) -> None:
     at = [killed(folder / "killed", data, rng.uniform(0.15, 0.6) * seconds) for _ in range(kills)]
     left_alone(folder / "killed", data)
     steps = {
-        file.parent.name: [row["step"] for row in map(json.loads, file.read_text().splitlines()) if row["kind"] == "train"]
+        file.parent.name: [
+            row["step"] for row in map(json.loads, file.read_text().splitlines()) if row["kind"] == "train"
+        ]
         for file in (folder / "killed").glob("*/metrics.jsonl")
     }
     results = [json.loads((folder / name / "result.json").read_text()) for name in ("whole", "killed")]
