@@ -152,6 +152,19 @@ def test_activations_that_are_rebuilt_give_the_gradients_of_those_that_are_kept(
         assert float((rebuilt - kept).abs().max()) <= EQUAL
 
 
+def test_so_they_do_where_a_text_goes_on_from_a_state() -> None:
+    made, text, found = model(num_layers=4).train(), ids(40), []
+    for rebuild in (True, False):
+        set_rebuild(made, rebuild)
+        state = made.init_state(2, 64)
+        with torch.no_grad():
+            state = made(text[:, :25], state=state).state.commit()
+        logits = made(text[:, 25:], state=state).logits
+        found.append(torch.autograd.grad(logits.square().sum(), list(made.parameters())))
+    for rebuilt, kept in zip(*found, strict=True):
+        assert float((rebuilt - kept).abs().max() / kept.abs().max().clamp(min=1)) <= EQUAL
+
+
 def test_feed_forwards_in_chunks_are_the_same_function() -> None:
     whole, chunked = model(), model(ff_chunks=5)
     weights = {name.replace("feed_forward.", "feed_forward.within."): t for name, t in whole.state_dict().items()}

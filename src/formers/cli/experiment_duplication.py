@@ -28,7 +28,7 @@ class Options:
     """Tokens that are said twice; texts are 2 (word + 1) long."""
     symbols: int = 15
     """That words are made of."""
-    steps: int = 800
+    steps: int = 400
     """Of each training."""
     texts: int = 512
     """That are asked in the end."""

@@ -51,7 +51,7 @@ class DuplicationSettings:
     d_model: int = 64
     num_heads: int = 4
     trained: tuple[str, ...] = (FULL, "4", "2", "1")
-    steps: int = 800
+    steps: int = 400
     batch_size: int = 32
     lr: float = 1e-3
     texts: int = 512

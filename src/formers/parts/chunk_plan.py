@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,46 +84,21 @@ class Plan:
 
     @classmethod
     def of(cls, order: Tensor, index: Tensor, document: Tensor | None, window: Window, like: Tensor) -> Plan:
-        b, h, r, n = order.shape
-        wide, filled = torch.promote_types(like.dtype, torch.float32), window.filled(n)
-        bucket, place = order // n, order % n
-        rank = torch.empty_like(order).scatter_(-1, place, torch.arange(n, device=order.device).expand_as(order))
-
-        def items(t: Tensor, absent: int | float) -> Tensor:  # [b, h, r, n] -> [rows, items]
-            return F.pad(t, (0, filled - n), value=absent).reshape(b * h, r * filled)
-
-        def of_tokens(t: Tensor) -> Tensor:  # [b or 1, n] -> in the order of items
-            return t[:, None, None, :].expand(b, h, r, n).gather(-1, place)
-
-        batch = torch.arange(b, device=order.device)[:, None, None, None]
-        head = torch.arange(h, device=order.device)[:, None, None]
-        source = items((batch * n + place) * h + head, 0)
-        at = of_tokens(index)
-        holes = filled > n or bool((index < 0).any())
-        k_index = q_index = None
-        if window.causal or holes:
-            seen_from = at if window.causal else torch.zeros_like(at)
-            q_index = items(seen_from, 0).to(wide)
-            k_index = items(torch.where(at < 0, FAR, seen_from.to(wide)), FAR)
-        kinds = buckets = None
-        if window.same_bucket:
-            buckets = items(bucket, -1)
-            apart = (rank // window.chunk, torch.empty_like(bucket).scatter_(-1, place, bucket))
-            kinds = tuple(_by_item(t, place, items) for t in apart) if r > 1 else None
-        first = (torch.arange(b * h, device=order.device) * (r * filled)).view(b, h, 1, 1)
-        back = first + torch.arange(r, device=order.device)[:, None] * filled + rank
+        """`like`: a tensor of queries, whose type scores have, or float32 where that is narrower."""
+        items, dtype = _Items(order, window), torch.promote_types(like.dtype, torch.float32)
+        q_index, k_index = items.seen_from(index, dtype)
         return cls(
             window,
-            source,
-            items(place, -1),
+            items.source(),
+            items.filled_up(items.place, -1),
             q_index,
             k_index,
-            None if document is None else items(of_tokens(document), -1),
-            buckets,
-            kinds,  # type: ignore[arg-type]
-            back.permute(0, 3, 1, 2),
-            filled // window.chunk,
-            wide,
+            None if document is None else items.filled_up(items.of_tokens(document), -1),
+            items.filled_up(items.bucket, -1) if window.same_bucket else None,
+            items.by_round() if window.same_bucket and order.shape[2] > 1 else None,
+            items.back(),
+            items.filled // window.chunk,
+            dtype,
         )
 
     @property
@@ -176,10 +150,54 @@ class Plan:
         return (found if weights is None else found * weights[..., None]).sum(-2).to(flat.dtype)
 
 
-def _by_item(t: Tensor, place: Tensor, items: Any) -> Tensor:
-    """[b, h, r, n] by token and round -> [rows, items, rounds]: of each item's token, all rounds."""
-    rounds = t.shape[2]
-    return torch.stack([items(t[:, :, i : i + 1].expand_as(t).gather(-1, place), -1) for i in range(rounds)], -1)
+class _Items:
+    """From [batch, heads, rounds, seq], in the order of places or sorted, to [rows, items], filled up to whole chunks."""
+
+    def __init__(self, order: Tensor, window: Window) -> None:
+        self.shape, self.window, self.filled = order.shape, window, window.filled(order.shape[-1])
+        n = self.shape[-1]
+        self.bucket, self.place = order // n, order % n
+        steps = torch.arange(n, device=order.device).expand_as(order)
+        self.rank = torch.empty_like(order).scatter_(-1, self.place, steps)
+
+    def filled_up(self, t: Tensor, absent: int | float) -> Tensor:
+        """[batch, heads, rounds, seq], sorted -> [rows, items]."""
+        b, h, r, n = self.shape
+        return F.pad(t, (0, self.filled - n), value=absent).reshape(b * h, r * self.filled)
+
+    def of_tokens(self, t: Tensor) -> Tensor:
+        """[batch or 1, seq] -> [batch, heads, rounds, seq], sorted."""
+        return t[:, None, None, :].expand(self.shape).gather(-1, self.place)
+
+    def source(self) -> Tensor:
+        """Where vectors stand among those of [batch, seq, heads]."""
+        b, h, _, n = self.shape
+        batch, head = (torch.arange(size, device=self.place.device) for size in (b, h))
+        return self.filled_up((batch[:, None, None, None] * n + self.place) * h + head[:, None, None], 0)
+
+    def back(self) -> Tensor:
+        """Where a token's items stand [batch, seq, heads, rounds]."""
+        b, h, r, _ = self.shape
+        row, turn = (torch.arange(size, device=self.rank.device) for size in (b * h, r))
+        first = (row * (r * self.filled)).view(b, h, 1, 1) + turn[:, None] * self.filled
+        return (first + self.rank).permute(0, 3, 1, 2)
+
+    def seen_from(self, index: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """What tells keys that come later, or are absent, from those that a query may see."""
+        absent = index < 0
+        if not self.window.causal and self.filled == self.shape[-1] and not absent.any():
+            return None, None
+        at = self.of_tokens(index if self.window.causal else torch.zeros_like(index)).to(dtype)
+        return self.filled_up(at, 0), self.filled_up(at.masked_fill(self.of_tokens(absent), FAR), FAR)
+
+    def by_round(self) -> tuple[Tensor, Tensor]:
+        """Chunk and bucket of each item's token in every round [rows, items, rounds]."""
+        bucket = torch.empty_like(self.bucket).scatter_(-1, self.place, self.bucket)
+        return self._by_round(self.rank // self.window.chunk), self._by_round(bucket)
+
+    def _by_round(self, t: Tensor) -> Tensor:
+        told = [t[:, :, i : i + 1].expand(self.shape).gather(-1, self.place) for i in range(self.shape[2])]
+        return torch.stack([self.filled_up(one, -1) for one in told], -1)
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ class HashedAttention(nn.Module):
         sorted anew by what came later, so a text in steps is not the text in one call (the model's law_exceptions).
         """
         seed, room = self.hashing.seed_for(training=False), self.window.filled(state.capacity)
-        bucket = bucketed(q.detach(), positions.present, self.hashing, room, seed)
+        bucket = chosen(lambda: bucketed(q.detach(), positions.present, self.hashing, room, seed))
         empty = state.vectors.start == 0
         entries = state.extend(q.transpose(1, 2), v.transpose(1, 2), bucket, positions)
         if empty:
