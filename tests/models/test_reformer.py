@@ -65,6 +65,7 @@ def test_the_exceptions_are_not_for_nothing() -> None:
         assert not torch.equal(made(text).logits[:, :20], made(changed).logits[:, :20])
 
 
+@pytest.mark.slow
 def test_local_layers_alone_need_no_exception() -> None:
     report = formers.certify(model(layers=("local",)), length=29)
     assert report.ok, report.failed

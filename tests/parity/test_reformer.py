@@ -124,7 +124,7 @@ def test_any_length_which_they_fill_up_in_evaluation(variant: str) -> None:
     if variant == "two chunks before":  # their ring shows chunks several times where it has fewer than are seen
         lengths = [37, 48]
     else:
-        lengths = [1, 3, 4, 5, 6, 7, 12, 13, 37, 47, 48]
+        lengths = [1, 4, 5, 7, 13, 37, 47]
     for n in lengths:
         ours, theirs = twins(**VARIANTS[variant])  # theirs keeps the number of buckets of its first text
         ids = random_ids(2, n, 53, seed=n)
