@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from formers.cli import train_options
 from formers.cli.console import emit, facts, stdout, table
+from formers.cli.parse import Flag, parse
 from formers.cli.show import size
 from formers.errors import ConfigError
 from formers.files import plain
+from formers.recipes import DataSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from formers.cli.train_options import Options
     from formers.experiments.plan import Fact, Plan
 
 HELP = ("-h", "--help")
 
 
+@dataclass(frozen=True)
+class Options:
+    """What it would take to train a recipe on this machine: memory, time of a step, what would fit."""
+
+    data: Path | None = None
+    """A shard folder, whose vocabulary the model will have."""
+    json: Flag = False
+    """Print the result as JSON on stdout."""
+    text: DataSettings = field(default_factory=DataSettings)
+    """Settings of the text (the recipe's `data`)."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """Settings of the loop."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run took, beside what would have been predicted."""
+
+    json: Flag = False
+    """Print the result as JSON on stdout."""
+
+
 def main(arguments: list[str]) -> None:
-    """What it would take to train a recipe with the options of `formers train`, or what a run took."""
     name, rest = train_options.split(arguments)
     if name is None:
         if any(word in HELP for word in rest):
-            train_options.first_reading(rest, "plan RECIPE")  # prints the help and ends
+            parse(Options, rest, "plan RECIPE")  # prints the help and ends
         raise ConfigError("no recipe and no run is named", "formers plan RECIPE [options], or formers plan RUN")
     if (Path(name) / "recipe.json").is_file():
         return _run(Path(name), rest)
     from formers import recipes
 
     default = recipes.get(name)
-    options, recipe = train_options.second_reading(rest, f"plan {name}", default)
+    options, recipe = train_options.of_recipe(Options, rest, f"plan {name}", default)
     from formers.experiments.plan import plan
 
     found = plan(recipe, vocab_size=_vocabulary(options, default.model, recipe.model))
@@ -51,7 +74,7 @@ def _vocabulary(options: Options, default: Any, asked: Any) -> int | None:
 
 def _run(folder: Path, rest: list[str]) -> None:
     """Prediction against fact."""
-    options = train_options.first_reading(rest, f"plan {folder}")
+    options = parse(RunOptions, rest, f"plan {folder}")
     from formers import recipes
     from formers.comparison import read_run
     from formers.experiments.plan import fact, plan

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -44,6 +44,9 @@ class Options:
     """Settings of the loop."""
 
 
+Reading = TypeVar("Reading")
+
+
 def split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """RECIPE, which comes first, and the rest. None where the first word is an option."""
     if not arguments or arguments[0].startswith("-"):
@@ -71,16 +74,23 @@ def _without_model(arguments: Sequence[str]) -> list[str]:
 
 def second_reading(arguments: Sequence[str], verb: str, recipe: Recipe[Any]) -> tuple[Options, Recipe[Any]]:
     """The options with the recipe's own settings as defaults, and the recipe that they ask for."""
+    options, asked = of_recipe(Options, arguments, verb, recipe)
+    return options, asked if options.seed is None else with_seed(asked, options.seed)
+
+
+def of_recipe(
+    base: type[Reading], arguments: Sequence[str], verb: str, recipe: Recipe[Any]
+) -> tuple[Reading, Recipe[Any]]:
+    """The same for options of another verb, which have `text` and `train` too."""
     model = field(default_factory=lambda: recipe.model)
     kind: Any = dataclasses.make_dataclass(
-        "Options", [("model", tyro.conf.AvoidSubcommands[type(recipe.model)], model)], bases=(Options,), frozen=True
+        "Options", [("model", tyro.conf.AvoidSubcommands[type(recipe.model)], model)], bases=(base,), frozen=True
     )
     defaults = kind(text=recipe.data, train=recipe.train, model=recipe.model)
-    about = f"{Options.__doc__}\n\nThe recipe is {recipe.name}; its settings are the defaults below."
+    about = f"{base.__doc__}\n\nThe recipe is {recipe.name}; its settings are the defaults below."
     options = parse(kind, arguments, verb, default=defaults, about=about)
     text = _without_stale_size(options.text, recipe.data)
-    asked = dataclasses.replace(recipe, model=options.model, data=text, train=options.train)
-    return options, asked if options.seed is None else with_seed(asked, options.seed)
+    return options, dataclasses.replace(recipe, model=options.model, data=text, train=options.train)
 
 
 def _without_stale_size(asked: DataSettings, default: DataSettings) -> DataSettings:
