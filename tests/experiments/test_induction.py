@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from formers.cli import experiment_induction
 from formers.errors import ConfigError
 from formers.experiments import induction
-from formers.experiments.induction import MOSAIC, ONE, TWO, InductionSettings, configs, verdict
+from formers.experiments.induction import MOSAIC, ONE, TWO, InductionSettings, Rehearsal, configs, verdict
+from formers.tasks.synthetic import Induction, Settings
 
 TINY = InductionSettings(seeds=2, steps=2, rows=2, asked=3, d_model=16, num_heads=2)
 
@@ -51,7 +53,25 @@ def test_a_verdict_needs_all_three(shares: tuple[float, float, float], word: str
     assert verdict(made(*shares)).word == word
 
 
-@pytest.mark.parametrize(("changes", "said"), [({"seeds": 0}, "seeds is 0"), ({"d_model": 18}, "multiple of 4")])
+def test_what_is_rehearsed_comes_again_and_again_and_depends_on_its_number_alone() -> None:
+    view = Rehearsal(Induction(Settings(batch_size=40, seed=1)), shortest=4)
+    batch = view.batch(3)
+    assert np.array_equal(batch.input_ids, view.batch(3).input_ids)
+    assert not np.array_equal(batch.input_ids, view.batch(4).input_ids)
+    lengths = set()
+    for ids, targets in zip(batch.input_ids, batch.targets, strict=True):
+        length = int(np.argmax(targets != -100))
+        lengths.add(length)
+        assert (ids[length:] == ids[:-length]).all()
+        assert (targets[length:-1] == ids[length + 1 :]).all()
+        assert (targets[:length] == -100).all()
+    assert {4, 32} <= lengths <= set(range(4, 33))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"seeds": 0}, "seeds is 0"), ({"d_model": 18}, "multiple of 4"), ({"shortest": 33}, "at most 32")],
+)
 def test_sizes_that_cannot_be_are_refused(changes: dict[str, int], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         InductionSettings(**changes)
