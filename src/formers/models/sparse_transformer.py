@@ -49,8 +49,6 @@ from formers.parts.states import Tree
 from formers.parts.trunk import PreNorm
 
 PATTERNS, COMBINATIONS = ("fixed", "strided"), ("merged", "alternate", "heads")
-SMALL = 0.125
-"""Standard deviations of the initial weights are this over the square root of a width (5.4)."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,8 @@ class SparseTransformerConfig:
     (lines, columns, channels)."""
     eps: float = 1e-5
     dropout: float = 0.4
+    init_scale: float = 0.125
+    """Standard deviations of the initial weights are this over the square root of a width (5.4)."""
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "stride", "summary", "max_length")
@@ -160,15 +160,15 @@ class SparseTransformer(Model):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Section 5.4: deviations of 0.125 / sqrt(width), of what writes to the stream over sqrt(2 N); logits of 0."""
+        """Section 5.4: deviations of init_scale / sqrt(width), of what writes to the stream over sqrt(2 N); logits of 0."""
         if self.tokens.weight.is_meta:
             return
         config = self.config
-        nn.init.normal_(self.tokens.weight, 0.0, SMALL * config.d_model**-0.5, generator=generator)
-        initialise_normal(self.places, SMALL * (config.d_model * len(config.grid)) ** -0.5, generator)
+        nn.init.normal_(self.tokens.weight, 0.0, config.init_scale * config.d_model**-0.5, generator=generator)
+        initialise_normal(self.places, config.init_scale * (config.d_model * len(config.grid)) ** -0.5, generator)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                initialise_normal(module, SMALL * module.in_features**-0.5, generator)
+                initialise_normal(module, config.init_scale * module.in_features**-0.5, generator)
         for module in self.modules():
             if isinstance(module, Mix | FeedForward):
                 writer = module.linear if isinstance(module, Mix) else module.contract
