@@ -27,6 +27,8 @@ class Options:
     """Trainings of each."""
     steps: int = 500
     """Steps of a training."""
+    batch_size: int = 8
+    """Starts a step; the paper's is 64."""
     json: Flag = False
     """Print the result as JSON on stdout."""
 
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
     from formers.comparison.plot import write_chart
     from formers.experiments import moons
 
-    settings = moons.MoonsSettings(seeds=options.seeds, steps=options.steps)
+    settings = moons.MoonsSettings(seeds=options.seeds, steps=options.steps, batch_size=options.batch_size)
     result = moons.run(options.out, settings, progress=None if options.json else stderr().print)
     says = moons.verdict(result)
     write_json(options.out / "moons.json", {**result, "verdict": says})
