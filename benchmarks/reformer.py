@@ -6,7 +6,8 @@ and the weights the same; reformer-pytorch has hashed layers alone, so ours has,
 loss, backward and AdamW, fused on all sides; the vocabulary is 320, so that heads weigh little. Layers are all alike, so a few
 stand for all (`--layers`).
 
-The peer: pip install --no-deps reformer-pytorch==1.4.4 axial-positional-embedding local-attention product-key-memory einops;
+The peer: pip install --no-deps reformer-pytorch==1.4.4 axial-positional-embedding local-attention product-key-memory
+colt5-attention hyper-connections einops;
 it is left out where it is not installed.
 """
 
