@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from formers.config import require
@@ -86,7 +85,8 @@ def _ask(run: Path, shards: Shards, recipe: Recipe[Any], name: str, settings: Or
     objective = make_objective(targets.load(run, dtype=torch.float32), name, precision="float32")
     measured = evaluate(objective, view, batches=settings.batches)
     number = min(settings.batches or len(view), len(view))  # type: ignore[arg-type]
-    pairs = sum(int((np.asarray(view.batch(i).pair) >= 0).sum()) for i in range(number))
+    batches: Any = (view.batch(i) for i in range(number))
+    pairs = sum(int((batch.pair >= 0).sum()) for batch in batches)
     return {"interval": share(measured.second["pair_accuracy"], pairs), "masked_loss": measured.loss}
 
 

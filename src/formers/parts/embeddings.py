@@ -64,7 +64,9 @@ class AxialPositions(nn.Module):
         super().__init__()
         if shape[0] * shape[1] < max_length:
             places = f"a grid of {shape[0]} x {shape[1]} = {shape[0] * shape[1]} places"
-            raise ConfigError(places, f"at least max_length, {max_length}", "make the grid larger or max_length smaller")
+            raise ConfigError(
+                places, f"at least max_length, {max_length}", "make the grid larger or max_length smaller"
+            )
         self.rows, self.columns = (nn.Embedding(size, width) for size, width in zip(shape, widths, strict=True))
         self.max_length = max_length
 

@@ -54,6 +54,7 @@ class PairObjective(Objective):
         state: Any = None,
         *,
         scores: bool = False,
+        aligned: int | None = None,
         token_types: Tensor | None = None,
         pair: Tensor | None = None,
         weight: Tensor | float = 1.0,
@@ -91,6 +92,7 @@ class ReplacedObjective(Objective):
         state: Any = None,
         *,
         scores: bool = False,
+        aligned: int | None = None,
         weight: Tensor | float = 1.0,
     ) -> tuple[Any, ...]:
         """As `Objective`. No gradient goes through what the generator writes."""
@@ -122,6 +124,7 @@ class SourceObjective(Objective):
         state: Any = None,
         *,
         scores: bool = False,
+        aligned: int | None = None,
         source_ids: Tensor | None = None,
         source_index: Tensor | None = None,
     ) -> tuple[Any, ...]:
