@@ -54,14 +54,14 @@ def test_a_verdict_needs_all_three(shares: tuple[float, float, float], word: str
 
 
 def test_what_is_rehearsed_comes_again_and_again_and_depends_on_its_number_alone() -> None:
-    view = Rehearsal(Induction(Settings(batch_size=200, seed=1)), shortest=4)
+    view = Rehearsal(Induction(Settings(batch_size=400, seed=1)), shortest=4)
     batch = view.batch(3)
     assert np.array_equal(batch.input_ids, view.batch(3).input_ids)
     assert not np.array_equal(batch.input_ids, view.batch(4).input_ids)
     lengths = set()
-    assert (batch.targets[1::2, :64] == -100).all()  # rows of the task, which ask for the last 31 tokens
-    assert (batch.targets[1::2, 64:] != -100).all()
-    for ids, targets in zip(batch.input_ids[::2], batch.targets[::2], strict=True):
+    assert (batch.targets[::4, :64] == -100).all()  # rows of the task, which ask for the last 31 tokens
+    assert (batch.targets[::4, 64:] != -100).all()
+    for ids, targets in zip(batch.input_ids[1::4], batch.targets[1::4], strict=True):
         length = int(np.argmax(targets != -100))
         lengths.add(length)
         assert (ids[length:] == ids[:-length]).all()
