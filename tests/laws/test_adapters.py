@@ -58,6 +58,7 @@ def test_transformers_decoders_keep_every_law_that_applies_to_them(kind: str) ->
         "a superseded state raises",
         "a row that is reset begins anew",
         "segments equal whole",
+        "no weight on the future",
         "the tokenizer fits",
     }
     assert reasons["a superseded state raises"] == "its cache is advanced by the forward itself"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ def steps(subject: Subject, trial: Trial) -> Finding:
                 stepped, whole = stepwise(subject, cut).detach(), subject(cut.ids, cut.positions).logits.detach()
             worst.see(gap(stepped[cut.real], whole[cut.real]), cut.describe(), partial(_blame_steps, subject, cut))
     with torch.no_grad():
-        _see_rows_going_on(subject, trial, worst)
+        _see_rows_going_on(subject, trial, worst, partial(_blame_steps, subject, cuts[0]))
     return worst.finding(
         subject.tolerance, f"{len(cuts)} texts of about {trial.length} tokens, cut in one-token and longer calls"
     )
@@ -85,7 +85,7 @@ def _ragged_cuts(subject: Subject, trial: Trial) -> list[Cut]:
     return cuts
 
 
-def _see_rows_going_on(subject: Subject, trial: Trial, worst: Worst) -> None:
+def _see_rows_going_on(subject: Subject, trial: Trial, worst: Worst, blame: Callable[[], str | None]) -> None:
     """Rows that began at different places go on without being told where they are."""
     if subject.lacks("positions"):
         return
@@ -99,7 +99,9 @@ def _see_rows_going_on(subject: Subject, trial: Trial, worst: Worst) -> None:
     for row, text in enumerate(texts):
         alone = subject(torch.cat([text, follow[row : row + 1]], 1)).logits[0, text.shape[1] :]
         worst.see(
-            gap(logits[row], alone), f"a row of {text.shape[1]} tokens that goes on by {more} beside a longer one"
+            gap(logits[row], alone),
+            f"a row of {text.shape[1]} tokens that goes on by {more} beside a longer one",
+            blame,
         )
 
 

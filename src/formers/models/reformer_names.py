@@ -26,6 +26,8 @@ class _ReformerForeign(ForeignHeads):
         shape = tuple(theirs.get("axial_pos_shape") or (64, 64)) if theirs.get("axial_pos_embds", True) else None
         widths = tuple(theirs.get("axial_pos_embds_dim") or (64, 192))
         causal = bool(theirs.get("is_decoder", False))
+        if not theirs.get("architectures") and not causal:
+            ours["head"] = "masked_token"  # of a config alone: what reads both sides is no model of the next token
         buckets = theirs.get("num_buckets")
         return ours | {
             "layers": _period(kinds),
