@@ -13,27 +13,15 @@ Layers are all alike, so a few stand for all (`--layers`), and the vocabulary is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import (
-    Worker,
-    alternate,
-    environment,
-    finish,
-    parser,
-    peak_resident,
-    ratios,
-    resident,
-    seconds,
-    serve,
-)
+from benchmarks import measure
+from benchmarks.measure import compared, environment, finish, parser, serve, with_memory
 
 FORWARDS, STEP, LENGTHS = {4096: 1.5, 16384: 2.0}, 4096, (2048, 4096, 8192, 16384, 32768)
 WANTED_STEP, WANTED_SLOPE, VOCABULARY, SCORED = 1.5, 1.15, 8192, 0.15
 OURS, THEIRS, COMPILED = "formers", "transformers", "transformers compiled"
-MB = 1e6
 
 
 def main() -> None:
@@ -50,56 +38,31 @@ def main() -> None:
         whose, what, length = options.serve
         serve_rounds(whose, what, int(length), options.layers)
         return
+    from formers.experiments.crossover import slope
+
     result: dict[str, Any] = {"environment": environment(), "layers": options.layers}
     parts = []
     for length, wanted in FORWARDS.items():
         result[f"forward {length}"] = found = contest("forward", length, (OURS, THEIRS), options)
-        parts.append(f"forward of {length:,} tokens {said(found, THEIRS)} (wanted {wanted})")
+        parts.append(f"forward of {length:,} tokens {compared(found, OURS, THEIRS)} (wanted {wanted})")
     result["step in bf16"] = found = contest("best", STEP, (OURS, THEIRS, COMPILED), options)
     best = min((THEIRS, COMPILED), key=lambda who: min(found["seconds"][who]))
-    parts.append(f"step in bf16, {STEP:,} tokens, {best}, {said(found, best)} (wanted {WANTED_STEP})")
+    parts.append(f"step in bf16, {STEP:,} tokens, {best}, {compared(found, OURS, best)} (wanted {WANTED_STEP})")
     result["step eager"] = found = contest("eager", STEP, (OURS, THEIRS), options)
-    parts.append(f"step in float32, eager {said(found, THEIRS)} (wanted {WANTED_STEP})")
+    parts.append(f"step in float32, eager {compared(found, OURS, THEIRS)} (wanted {WANTED_STEP})")
     times = {length: contest("forward", length, (OURS,), options)["seconds"][OURS] for length in LENGTHS}
     result["seconds by length"] = times
-    result["slope"] = slope({length: min(found) for length, found in times.items()})
+    result["slope"] = slope(list(times), [min(found) for found in times.values()])
     parts.append(f"slope of time against length {result['slope']:.2f} (wanted at most {WANTED_SLOPE})")
     summary = "times as fast as transformers, medians with least and most: " + "; ".join(parts)
     finish("longformer", result, summary, options.json)
 
 
-def said(found: dict[str, Any], who: str) -> str:
-    ratio, memory = ratios(found["seconds"][who], found["seconds"][OURS]), found["megabytes"]
-    peaks = f"{max(memory[OURS]):,.0f} MB against {max(memory[who]):,.0f}"
-    return f"{ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f}), {peaks}"
-
-
-def slope(times: dict[int, float]) -> float:
-    """Of the straight line through log time against log length, by least squares."""
-    xs, ys = [math.log(n) for n in times], [math.log(t) for t in times.values()]
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
-
-
 def contest(what: str, length: int, contestants: tuple[str, ...], options: Any) -> dict[str, Any]:
-    """Seconds of each, round by round, and the megabytes that a round took beyond what stood there before it."""
+    """Each in a process of its own; see `measure.contest`."""
     settings = ["--layers", str(options.layers), "--threads", str(options.threads)]
-    workers = {
-        who: Worker("benchmarks.longformer", *settings, "--serve", who, what, str(length)) for who in contestants
-    }
-    megabytes: dict[str, list[float]] = {who: [] for who in contestants}
-
-    def one(who: str) -> float:
-        answer = workers[who].round()
-        megabytes[who].append(answer["bytes"] / MB)
-        return answer["seconds"]
-
-    runs = {who: lambda who=who: one(who) for who in contestants}
-    alternate(runs, 1)  # warm
-    found = {"seconds": alternate(runs, options.rounds), "megabytes": megabytes}
-    for worker in workers.values():
-        worker.close()
-    return found
+    arguments = {who: [*settings, "--serve", who, what, str(length)] for who in contestants}
+    return measure.contest("benchmarks.longformer", arguments, options.rounds)
 
 
 # --- a contestant -------------------------------------------------------------------------------------------------------
@@ -114,14 +77,8 @@ def serve_rounds(whose: str, what: str, length: int, layers: int) -> None:
     make = {"forward": forward, "best": step, "eager": step}[what]
     run = make(model, whose, length, what == "best")
 
-    def answer() -> dict[str, Any]:
-        before, took = resident(), seconds(run)
-        return {"seconds": took, "bytes": peak_resident() - before}
-
-    with freed_memory_kept(
-        "cpu"
-    ):  # for all: else large tensors are fresh pages every time, a quarter of ours at 16,384
-        serve(answer)
+    with freed_memory_kept("cpu"):  # for all: fresh pages for large tensors are a quarter of our time at 16,384
+        serve(lambda: with_memory(run))
 
 
 def text(length: int) -> tuple[Any, Any, Any]:

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
     """Median, least and most of ours / theirs, round by round."""
     each = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {"median": statistics.median(each), "least": min(each), "most": max(each)}
+
+
+def span(ratio: Mapping[str, float], unit: str = "") -> str:
+    """What `ratios` gave, in words: 1.20x (1.05-1.31)."""
+    return f"{ratio['median']:.2f}{unit} ({ratio['least']:.2f}-{ratio['most']:.2f})"
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -85,6 +90,41 @@ def serve(answer: Callable[[], dict[str, Any]]) -> None:
     """The other side of a Worker."""
     for _ in sys.stdin:
         print(json.dumps(answer()), flush=True)
+
+
+def with_memory(run: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of a run, and the bytes that were resident at most during it beyond those before it."""
+    before, took = resident(), seconds(run)
+    return {"seconds": took, "bytes": peak_resident() - before}
+
+
+def contest(module: str, contestants: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any]:
+    """Workers of a module that answer `with_memory`, in turns: seconds of each, round by round after a warm one, and
+    megabytes of all rounds.
+
+    contestants  the arguments of each
+    """
+    workers = {name: Worker(module, *arguments) for name, arguments in contestants.items()}
+    megabytes: dict[str, list[float]] = {name: [] for name in workers}
+
+    def one(name: str) -> float:
+        answer = workers[name].round()
+        megabytes[name].append(answer["bytes"] / 1e6)
+        return answer["seconds"]
+
+    runs = {name: lambda name=name: one(name) for name in workers}
+    alternate(runs, 1)  # warm
+    found = {"seconds": alternate(runs, rounds), "megabytes": megabytes}
+    for worker in workers.values():
+        worker.close()
+    return found
+
+
+def compared(found: Mapping[str, Any], ours: str, theirs: str) -> str:
+    """Of a contest: how many times as fast one is as the other, and the memory of both."""
+    memory = found["megabytes"]
+    ratio = span(ratios(found["seconds"][theirs], found["seconds"][ours]))
+    return f"{ratio}, {max(memory[ours]):,.0f} MB against {max(memory[theirs]):,.0f}"
 
 
 def environment() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import alternate, environment, finish, parser, ratios, seconds
+from benchmarks.measure import alternate, environment, finish, parser, ratios, seconds, span
 
 BATCH, LENGTH, D_MODEL, LAYERS, HEADS, VOCABULARY, K = 2, 512, 384, 6, 6, 8192, 32
 SIZES = (8192, 65_536)
@@ -176,7 +176,7 @@ def peers(size: int, folder: Path) -> dict[str, Callable[[], float]]:
 
 
 def summary(result: dict[str, Any]) -> str:
-    lines = [f"{name} {r['median']:.2f}x ({r['least']:.2f}-{r['most']:.2f})" for name, r in result["ratios"].items()]
+    lines = [f"{name} {span(r, 'x')}" for name, r in result["ratios"].items()]
     return "a step with a memory: " + "; ".join(lines)
 
 

@@ -32,6 +32,7 @@ from benchmarks.measure import (
     resident,
     seconds,
     serve,
+    span,
 )
 
 BATCH, LENGTH, D_MODEL, LAYERS, HEADS, SLOTS, VOCABULARY = 8, 512, 384, 6, 6, 2688, 8192
@@ -210,7 +211,7 @@ def finish_with(answers: dict[str, list[Any]], facts: Any, peaks: dict[str, floa
         "peak_bytes_by_length": peaks,
         "decoding_ms_after_tokens": token,
     }
-    parts = [f"{n} {r['median']:.2f}x ({r['least']:.2f}-{r['most']:.2f})" for n, r in result["speed_ratio"].items()]
+    parts = [f"{n} {span(r, 'x')}" for n, r in result["speed_ratio"].items()]
     growth = peaks[str(LENGTHS[-1])] / peaks[str(LENGTHS[0])]
     parts.append(f"memory of {LENGTHS[-1]:,} tokens {growth:.1f}x that of {LENGTHS[0]:,}")
     parts.append("ms a token decoded after " + ", ".join(f"{n}: {ms:.1f}" for n, ms in token.items()))

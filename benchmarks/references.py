@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import Worker, alternate, environment, finish, parser, ratios, seconds, serve
+from benchmarks.measure import Worker, alternate, environment, finish, parser, ratios, seconds, serve, span
 
 SHAPES = ((8, 128), (4, 512))
 WANTED = {"bert": 1.0, "t5": 1.0, "deberta": 1.3, "deberta_v2": 1.3}
@@ -58,10 +58,6 @@ def main() -> None:
             parts.append(f"{said}: {span(figures['ratio'])}")
     summary = "times as fast as transformers, medians with least and most: " + "; ".join(parts)
     finish("references", result, summary, options.json)
-
-
-def span(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f})"
 
 
 def in_turns(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:

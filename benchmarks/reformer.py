@@ -14,28 +14,16 @@ it is left out where it is not installed.
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import (
-    Worker,
-    alternate,
-    environment,
-    finish,
-    parser,
-    peak_resident,
-    ratios,
-    resident,
-    seconds,
-    serve,
-)
+from benchmarks import measure
+from benchmarks.measure import compared, environment, finish, parser, serve, with_memory
 
 LENGTH, LENGTHS, WANTED = 8192, (1024, 2048, 4096, 8192, 16384), 2.0
 D_MODEL, HEADS, D_HEAD, D_FF, CHUNK, ROUNDS, VOCABULARY = 256, 12, 64, 512, 64, 2, 320
 MIXED, HASHED = "formers, local and hashed", "formers, hashed"
 THEIRS, PEER = "transformers", "reformer-pytorch"
-MB = 1e6
 
 
 def main() -> None:
@@ -52,6 +40,8 @@ def main() -> None:
         whose, what, length = options.serve
         serve_rounds(whose, what, int(length), options.layers)
         return
+    from formers.experiments.crossover import slope
+
     has_peer = importlib.util.find_spec("reformer_pytorch") is not None
     result: dict[str, Any] = {"environment": environment(), "layers": options.layers}
     parts = []
@@ -59,45 +49,20 @@ def main() -> None:
         names = (MIXED, THEIRS, HASHED, PEER) if has_peer else (MIXED, THEIRS)
         result[what] = found = contest(what, LENGTH, names, options)
         for ours, theirs in zip(names[::2], names[1::2], strict=True):
-            parts.append(f"{what} {said(found, ours, theirs)} (wanted {WANTED})")
+            parts.append(f"{what} as {theirs} {compared(found, ours, theirs)} (wanted {WANTED})")
     times = {length: contest("forward", length, (MIXED,), options)["seconds"][MIXED] for length in LENGTHS}
     result["seconds by length"] = times
-    result["slope"] = slope({length: min(found) for length, found in times.items()})
+    result["slope"] = slope(list(times), [min(found) for found in times.values()])
     parts.append(f"slope of time against length {result['slope']:.2f}")
     summary = f"times as fast at {LENGTH:,} tokens, medians with least and most: " + "; ".join(parts)
     finish("reformer", result, summary, options.json)
 
 
-def said(found: dict[str, Any], ours: str, theirs: str) -> str:
-    ratio, memory = ratios(found["seconds"][theirs], found["seconds"][ours]), found["megabytes"]
-    peaks = f"{max(memory[ours]):,.0f} MB against {max(memory[theirs]):,.0f}"
-    return f"as {theirs} {ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f}), {peaks}"
-
-
-def slope(times: dict[int, float]) -> float:
-    """Of the straight line through log time against log length, by least squares."""
-    xs, ys = [math.log(n) for n in times], [math.log(t) for t in times.values()]
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
-
-
 def contest(what: str, length: int, contestants: tuple[str, ...], options: Any) -> dict[str, Any]:
-    """Seconds of each, round by round, and the megabytes that a round took beyond what stood there before it."""
+    """Each in a process of its own; see `measure.contest`."""
     settings = ["--layers", str(options.layers), "--threads", str(options.threads)]
-    workers = {who: Worker("benchmarks.reformer", *settings, "--serve", who, what, str(length)) for who in contestants}
-    megabytes: dict[str, list[float]] = {who: [] for who in contestants}
-
-    def one(who: str) -> float:
-        answer = workers[who].round()
-        megabytes[who].append(answer["bytes"] / MB)
-        return answer["seconds"]
-
-    runs = {who: lambda who=who: one(who) for who in contestants}
-    alternate(runs, 1)  # warm
-    found = {"seconds": alternate(runs, options.rounds), "megabytes": megabytes}
-    for worker in workers.values():
-        worker.close()
-    return found
+    arguments = {who: [*settings, "--serve", who, what, str(length)] for who in contestants}
+    return measure.contest("benchmarks.reformer", arguments, options.rounds)
 
 
 # --- a contestant -------------------------------------------------------------------------------------------------------
@@ -110,11 +75,7 @@ def serve_rounds(whose: str, what: str, length: int, layers: int) -> None:
     ids = torch.randint(1, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0))
     run = (forward if what == "forward" else step)(model, whose, ids)
 
-    def answer() -> dict[str, Any]:
-        before, took = resident(), seconds(run)
-        return {"seconds": took, "bytes": peak_resident() - before}
-
-    serve(answer)
+    serve(lambda: with_memory(run))
 
 
 def made(whose: str, length: int, layers: int) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from benchmarks.measure import alternate, environment, finish, parser, ratios, seconds
+from benchmarks.measure import alternate, environment, finish, parser, ratios, seconds, span
 from formers.text.byte_bpe import BPETokenizer, train_bpe
 
 VOCABULARY, MEGABYTES = 4096, 5.0
@@ -88,7 +88,7 @@ def main() -> None:
         "megabytes_per_second": speeds,
         "speed_ratio": {name: ratios(speeds[name], speeds[peer]) for name, peer in PAIRS.items()},
     }
-    parts = [f"{n} {r['median']:.2f}x ({r['least']:.2f}-{r['most']:.2f})" for n, r in result["speed_ratio"].items()]
+    parts = [f"{n} {span(r, 'x')}" for n, r in result["speed_ratio"].items()]
     finish("text", result, "against the Rust library: " + "; ".join(parts), options.json)
 
 

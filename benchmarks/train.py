@@ -26,6 +26,7 @@ from benchmarks.measure import (
     resident,
     seconds,
     serve,
+    span,
 )
 
 BATCH, LENGTH, D_MODEL, LAYERS, HEADS, VOCABULARY = 8, 512, 384, 6, 6, 8192
@@ -181,7 +182,7 @@ def main() -> None:
         "memory_ratio": {name: memory["formers"] / memory[name] for name in NAMES[1:]},
     }
     parts = [
-        f"{name} {ratio['median']:.2f}x ({ratio['least']:.2f}-{ratio['most']:.2f}), memory {result['memory_ratio'][name]:.2f}x"
+        f"{name} {span(ratio, 'x')}, memory {result['memory_ratio'][name]:.2f}x"
         for name, ratio in result["speed_ratio"].items()
     ]
     finish("train", result, "a training step of 14 M parameters: " + "; ".join(parts), options.json)

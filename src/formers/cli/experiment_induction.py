@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formers.cli.console import emit, stdout, table
+from formers.cli.console import table
 from formers.cli.parse import Flag, parse
-from formers.cli.results import say
-from formers.files import write_json
+from formers.cli.results import finish
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,7 @@ def main(arguments: list[str]) -> int:
 
     settings = induction.InductionSettings(seeds=options.seeds, steps=options.steps)
     result = induction.run(options.out, settings, progress=False if options.json else None)
-    if result is None:
-        return 130  # the training has said how to go on
-    says = induction.verdict(result)
-    write_json(options.out / "induction.json", {**result, "verdict": says})
-    if options.json:
-        emit({**result, "verdict": says, "folder": options.out})
-        return 0
-    stdout().print(_table(result))
-    say(says, options.out)
-    return 0
+    return finish("induction", result, options.out, verdict=induction.verdict, table=_table, as_json=options.json)
 
 
 def _table(result: Mapping[str, Any]) -> Any:

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from formers.cli.console import emit, speaker, stdout, table
+from formers.cli.console import speaker, table
 from formers.cli.parse import Flag, parse
-from formers.cli.results import by_place, change, in_thousands, say
-from formers.files import write_json
+from formers.cli.results import by_place, change, finish, in_thousands
 
 
 @dataclass(frozen=True)
@@ -54,18 +53,18 @@ def main(arguments: list[str]) -> int:
         rows = memory_size.sweep(
             options.run, shards, options.out, settings, say=lambda text: talk.print(text, markup=False)
         )
-    summary, says = memory_size.summarise(rows, settings.sizes), memory_size.verdict(rows, settings.sizes)
-    result = {"target": options.run, **summary, "verdict": says}
-    write_json(options.out / "memory-size.json", result)
-    write_chart(_by_size(summary, settings.sizes), options.out / "memory-size.svg")
+    summary = memory_size.summarise(rows, settings.sizes)
     lines = {f"memory of {size:,}": summary["by_position"][size] for size in settings.sizes}
     write_chart(by_place(lines), options.out / "memory-position.svg")
-    if options.json:
-        emit({**result, "folder": options.out})
-        return 0
-    stdout().print(_table(summary, settings.sizes))
-    say(says, options.out)
-    return 0
+    return finish(
+        "memory-size",
+        {"target": options.run, **summary},
+        options.out,
+        verdict=lambda _: memory_size.verdict(rows, settings.sizes),
+        table=lambda result: _table(result, settings.sizes),
+        chart=lambda result: _by_size(result, settings.sizes),
+        as_json=options.json,
+    )
 
 
 def _table(result: Mapping[str, Any], sizes: tuple[int, ...]) -> Any:

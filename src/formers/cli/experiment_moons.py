@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formers.cli.console import emit, stderr, stdout, table
+from formers.cli.console import stderr, table
 from formers.cli.parse import Flag, parse
-from formers.cli.results import say
-from formers.files import write_json
+from formers.cli.results import finish
 
 
 @dataclass(frozen=True)
@@ -35,20 +34,11 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "experiment moons")
-    from formers.comparison.plot import write_chart
     from formers.experiments import moons
 
     settings = moons.MoonsSettings(seeds=options.seeds, steps=options.steps, batch_size=options.batch_size)
     result = moons.run(options.out, settings, progress=None if options.json else stderr().print)
-    says = moons.verdict(result)
-    write_json(options.out / "moons.json", {**result, "verdict": says})
-    write_chart(_chart(result), options.out / "moons.svg")
-    if options.json:
-        emit({**result, "verdict": says, "folder": options.out})
-        return 0
-    stdout().print(_table(result))
-    say(says, options.out)
-    return 0
+    return finish("moons", result, options.out, verdict=moons.verdict, table=_table, chart=_chart, as_json=options.json)
 
 
 def _table(result: Mapping[str, Any]) -> Any:

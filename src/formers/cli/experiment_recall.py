@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formers.cli.console import emit, stdout, table
+from formers.cli.console import table
 from formers.cli.parse import Flag, parse
-from formers.cli.results import say
-from formers.files import write_json
+from formers.cli.results import finish
 
 
 @dataclass(frozen=True)
@@ -32,22 +31,13 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "experiment recall")
-    from formers.comparison.plot import write_chart
     from formers.experiments import recall
 
     settings = recall.RecallSettings(documents=options.documents, seed=options.seed)
     result = recall.run(options.out, settings, progress=False if options.json else None)
-    if result is None:
-        return 130  # the training has said how to go on
-    says = recall.verdict(result)
-    write_json(options.out / "recall.json", {**result, "verdict": says})
-    write_chart(_chart(result), options.out / "recall.svg")
-    if options.json:
-        emit({**result, "verdict": says, "folder": options.out})
-        return 0
-    stdout().print(_table(result))
-    say(says, options.out)
-    return 0
+    return finish(
+        "recall", result, options.out, verdict=recall.verdict, table=_table, chart=_chart, as_json=options.json
+    )
 
 
 def _table(result: Mapping[str, Any]) -> Any:

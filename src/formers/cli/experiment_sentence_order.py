@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formers.cli.console import emit, stdout, table
-from formers.cli.parse import Flag, parse
-from formers.cli.results import say
-from formers.files import write_json
+from formers.cli.console import table
+from formers.cli.parse import Flag, parse, settings_of
+from formers.cli.results import finish
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,11 @@ def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "experiment sentence-order")
     from formers.experiments import sentence_order
 
-    names = ("recipe", "steps", "batch_size", "seq_len", "lr", "batches", "seed")
-    settings = sentence_order.OrderSettings(**{name: getattr(options, name) for name in names})
+    settings = settings_of(sentence_order.OrderSettings, options)
     result = sentence_order.run(options.out, settings, data=options.data, progress=False if options.json else None)
-    if result is None:
-        return 130  # the training has said how to go on
-    says = sentence_order.verdict(result)
-    write_json(options.out / "sentence-order.json", {**result, "verdict": says})
-    if options.json:
-        emit({**result, "verdict": says, "folder": options.out})
-        return 0
-    stdout().print(_table(result))
-    say(says, options.out)
-    return 0
+    return finish(
+        "sentence-order", result, options.out, verdict=sentence_order.verdict, table=_table, as_json=options.json
+    )
 
 
 def _table(result: Mapping[str, Any]) -> Any:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from formers.cli.labelled import RewritingOptions, finish, settings_of
-from formers.cli.parse import parse, positional
+from formers.cli.labelled import RewritingOptions, finish
+from formers.cli.parse import parse, positional, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)

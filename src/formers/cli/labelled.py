@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from formers.cli.console import emit, facts, stdout, table
 from formers.cli.parse import Flag, positional
-
-Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +66,6 @@ class RewritingOptions:
     """Of weights, order, the pairs asked and the bootstrap."""
     json: Flag = False
     """Print the result as JSON on stdout."""
-
-
-def settings_of(kind: type[Settings], options: EncoderOptions | RewritingOptions) -> Settings:
-    """The settings of an experiment, whose fields the options have under the same names."""
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    return kind(**{field.name: getattr(options, field.name) for field in fields})
 
 
 def finish(result: Mapping[str, Any] | None, out: Path, *, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import types
 import typing
@@ -15,6 +16,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from formers.errors import ConfigError
 
 Options = TypeVar("Options")
+Settings = TypeVar("Settings")
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch that is off by default: ``--resume`` and no ``--no-resume``."""
@@ -45,6 +47,12 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         ),
         str_from_instance=lambda value: [NONE if value is None else str(value)],
     )
+
+
+def settings_of(kind: type[Settings], options: Any) -> Settings:
+    """The settings of an experiment, whose fields the options have under the same names."""
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return kind(**{field.name: getattr(options, field.name) for field in fields})
 
 
 def parse(

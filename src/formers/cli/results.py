@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from formers.cli.console import stdout
+from formers.cli.console import emit, stdout
+from formers.files import write_json
 
 if TYPE_CHECKING:
     from formers.comparison.plot import Chart
@@ -16,10 +17,38 @@ FIRST_SHOWN = 256
 """Tokens from the start of a document from which a chart by place begins."""
 
 
-def say(verdict: Verdict, out: Path) -> None:
-    """The word, the claim, and where the results are."""
-    stdout().print(f"\n{verdict.word}: {verdict.claim}", markup=False)
+Result = dict[str, Any]
+
+
+def finish(
+    name: str,
+    result: Result | None,
+    out: Path,
+    *,
+    verdict: Callable[[Result], Verdict],
+    table: Callable[[Result], Any],
+    chart: Callable[[Result], Chart] | None = None,
+    as_json: bool,
+) -> int:
+    """Write out/NAME.json and, of a chart, out/NAME.svg; print the result as JSON, or its table and the verdict in words.
+
+    The exit code. A result of None: the training was stopped, and has said how to go on.
+    """
+    if result is None:
+        return 130
+    from formers.comparison.plot import write_chart
+
+    says = verdict(result)
+    write_json(out / f"{name}.json", {**result, "verdict": says})
+    if chart is not None:
+        write_chart(chart(result), out / f"{name}.svg")
+    if as_json:
+        emit({**result, "verdict": says, "folder": out})
+        return 0
+    stdout().print(table(result))
+    stdout().print(f"\n{says.word}: {says.claim}", markup=False)
     stdout().print(f"written: {out}", markup=False)
+    return 0
 
 
 def change(interval: Interval | None) -> str:

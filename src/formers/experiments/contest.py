@@ -25,9 +25,9 @@ from formers.data import Shards, open_shards
 from formers.errors import DataError, RunError
 from formers.experiments.claims import Interval
 from formers.experiments.ranks import read_windows
-from formers.experiments.reading import change, read
+from formers.experiments.reading import Scores, change, read
 from formers.experiments.run import Run
-from formers.files import plain, write_atomic
+from formers.files import plain
 from formers.hub import save, targets
 from formers.inspection.anatomy import cost
 from formers.recipes import Recipe, with_vocabulary
@@ -160,21 +160,19 @@ def read_all(
 
     Raises DataError where a contestant's shards have not these texts.
     """
-    file = out / "scores.jsonl"
-    found = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    done = {(row["contestant"], row["reading"], row["document"]) for row in found}
+    scores = Scores(out)
     for contestant in contestants:
         for reading in readings if contestant.reading is None else [contestant.reading]:
-            todo = [d for d in documents if (contestant.name, reading.name, d) not in done]
+            of = {"contestant": contestant.name, "reading": reading.name}
+            todo = scores.missing(documents, of)
             model = None if not todo else _load(contestant, out)
             for first in range(0, len(todo), rows):
                 group = todo[first : first + rows]
                 assert model is not None
                 scored = _read(model, shards, group, reading, contestant.shards or shards)
-                found += [{"contestant": contestant.name, "reading": reading.name, **row} for row in scored]
-                write_atomic(file, "".join(json.dumps(row) + "\n" for row in found).encode())
+                scores.add(scored, of)
                 say(f"{contestant.name}, {reading.name}: {first + len(group)} of {len(todo)} documents")
-    return found
+    return scores.rows
 
 
 def _load(contestant: Contestant, out: Path) -> nn.Module:

@@ -6,7 +6,6 @@ longer than the larger size, by the paired differences of their bits per byte.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,8 +18,7 @@ from formers.config import require
 from formers.data import Shards
 from formers.errors import DataError
 from formers.experiments.claims import Interval, Verdict
-from formers.experiments.reading import by_position, change, means, read
-from formers.files import write_atomic
+from formers.experiments.reading import Scores, by_position, change, means, read
 from formers.hub import targets
 
 SIZES = (0, 1024, 8192, 65_536, 262_144)
@@ -72,23 +70,22 @@ def sweep(
     target  a run or folder of a model with a setting `memory_size`
     say     is told what has been measured
     """
-    chosen, file = choose(shards, settings), out / "scores.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    done = {(row["size"], row["document"]) for row in rows}
+    chosen, scores = choose(shards, settings), Scores(out)
     for size in settings.sizes:
-        todo = [document for document in chosen if (size, document) not in done]
+        of = {"size": size}
+        todo = scores.missing(chosen, of)
         if not todo:
             continue
         model = targets.load(target, dtype=torch.float32, memory_size=size)
         for first in range(0, len(todo), settings.rows):
             group = todo[first : first + settings.rows]
             scored = read(model, [shards.document_tokens(document) for document in group])
-            facts = [{"size": size, "document": d, "bytes": int(shards.documents[d, 2])} for d in group]
-            rows += [a | b for a, b in zip(facts, scored, strict=True)]
-            write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
-            say(f"memory of {size:,}: {len([r for r in rows if r['size'] == size])} of {len(chosen)} documents")
+            facts = [{"document": d, "bytes": int(shards.documents[d, 2])} for d in group]
+            scores.add([a | b for a, b in zip(facts, scored, strict=True)], of)
+            done = len([row for row in scores.rows if row["size"] == size])
+            say(f"memory of {size:,}: {done} of {len(chosen)} documents")
     kept = set(chosen)
-    return [row for row in rows if row["size"] in settings.sizes and row["document"] in kept]
+    return [row for row in scores.rows if row["size"] in settings.sizes and row["document"] in kept]
 
 
 # --- what they say ------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from formers.data.batch import NO_TARGET
 from formers.errors import DataError
 from formers.experiments.claims import Interval, paired
 from formers.experiments.ranks import Ranked, Sums
+from formers.files import write_atomic
 from formers.training.evaluate import evaluating
 from formers.training.precision import freed_memory_kept
 
@@ -50,6 +53,29 @@ def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarr
             ids[row, :n], wanted[row, :n] = text[start : start + n], text[start + 1 : start + 1 + n]
             index[row, :n] = np.arange(start, start + n)
         yield ids, wanted, index
+
+
+# --- rows of documents, kept as they are measured -------------------------------------------------------------------------
+
+
+class Scores:
+    """Rows in out/scores.jsonl, each what one reader, told by some names (`of`), made of one document."""
+
+    def __init__(self, out: Path) -> None:
+        self.file = out / "scores.jsonl"
+        self.rows: list[dict[str, Any]] = (
+            [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.is_file() else []
+        )
+
+    def missing(self, documents: Sequence[int], of: Mapping[str, Any]) -> list[int]:
+        """The documents that this reader has no row of."""
+        done = {row["document"] for row in self.rows if all(row[name] == value for name, value in of.items())}
+        return [document for document in documents if document not in done]
+
+    def add(self, rows: Sequence[Mapping[str, Any]], of: Mapping[str, Any]) -> None:
+        """The rows of a reader; they are on the disk when this returns."""
+        self.rows += [{**of, **row} for row in rows]
+        write_atomic(self.file, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
 
 # --- what rows say ------------------------------------------------------------------------------------------------------

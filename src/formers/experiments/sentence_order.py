@@ -84,10 +84,8 @@ def _ask(run: Path, shards: Shards, recipe: Recipe[Any], name: str, settings: Or
     view = validation_view(equip(shards, name), batch_size=ROWS, seq_len=settings.seq_len, carried=False, train=train)
     objective = make_objective(targets.load(run, dtype=torch.float32), name, precision="float32")
     measured = evaluate(objective, view, batches=settings.batches)
-    number = min(settings.batches or len(view), len(view))  # type: ignore[arg-type]
-    batches: Any = (view.batch(i) for i in range(number))
-    pairs = sum(int((batch.pair >= 0).sum()) for batch in batches)
-    return {"interval": share(measured.second["pair_accuracy"], pairs), "masked_loss": measured.loss}
+    interval = share(measured.second["pair_accuracy"], measured.counted["pair"])
+    return {"interval": interval, "masked_loss": measured.loss}
 
 
 def share(right: float, count: int) -> Interval:

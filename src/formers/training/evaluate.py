@@ -27,6 +27,7 @@ class Evaluation:
     bits_per_byte  compares across tokenizers; None where the view counts no bytes
     by_position    for each stretch of a document: start, end, loss, count
     second         of a second loss: pair_loss, pair_accuracy, ..
+    counted        targets of a second loss, by its name: pair, ..
     """
 
     loss: float
@@ -36,6 +37,7 @@ class Evaluation:
     tokens: int
     by_position: tuple[dict[str, Any], ...]
     second: dict[str, float] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """As a line of metrics.jsonl holds it."""
@@ -132,4 +134,5 @@ def _means(total: np.ndarray, size: int, second: dict[str, list[float]]) -> Eval
             for name, sums in second.items()
             for what, value in (("loss", sums[0]), ("accuracy", sums[1]))
         },
+        counted={name: int(sums[2]) for name, sums in second.items()},
     )
