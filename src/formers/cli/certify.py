@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from formers import pretrained
 from formers.cli.console import emit, remark, speaker, stdout
 from formers.cli.parse import Flag, parse
 from formers.hub import targets
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
             target=options.target,
         )
     certificate = report.to_dict()
-    if parsed.kind == "run" and parsed.path is not None and not options.laws:
+    if parsed.kind == "run" and parsed.path is not None and not options.laws and not pretrained.ships(parsed.path):
         write_json(parsed.path / "certificate.json", certificate)
     if options.json:
         emit(certificate)

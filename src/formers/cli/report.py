@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from formers import pretrained
 from formers.cli.console import emit, stdout
 from formers.cli.parse import Flag, parse
 
@@ -19,9 +20,10 @@ class Options:
     all its runs, and for its verdict."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Run folders, or folders of comparisons."""
+    """Run folders, folders of comparisons, or models that come with formers, by their names."""
     out: Path | None = None
-    """The page to write; by default report.html in the run's folder, or for several runs in the present one."""
+    """The page to write; by default report.html in the run's folder, or for several runs, and for models that come with
+    formers, in the present one."""
     csv: Path | None = None
     """Write the table of runs as CSV too."""
     json: Flag = False
@@ -35,11 +37,12 @@ def main(arguments: list[str]) -> None:
     from formers.comparison.report import with_contests
     from formers.files import write_atomic
 
-    alone = len(options.runs) == 1
-    out = options.out or (options.runs[0] / "report.html" if alone else Path("report.html"))
-    runs, contests = with_contests(options.runs)
+    given = [_folder(run) for run in options.runs]
+    own = len(given) == 1 and not pretrained.ships(given[0])
+    out = options.out or (given[0] / "report.html" if own else Path("report.html"))
+    runs, contests = with_contests(given)
     content = table(runs)
-    written = write_report(options.runs, out)
+    written = write_report(given, out)
     if options.csv is not None:
         write_atomic(options.csv, content.csv().encode())
     if options.json:
@@ -53,3 +56,8 @@ def main(arguments: list[str]) -> None:
         f"\nwritten: {written} ({written.stat().st_size / 1e3:,.0f} kB; open it in any browser)", markup=False
     )
     return None
+
+
+def _folder(run: Path) -> Path:
+    """A folder, or where a model stands that comes with formers."""
+    return run if run.is_dir() else pretrained.find(str(run)) or run

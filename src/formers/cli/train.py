@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from formers import pretrained
 from formers.cli import train_options
 from formers.cli.console import emit, facts, speaker
 from formers.cli.train_options import Options
@@ -84,6 +85,7 @@ def _check_before_torch(options: Options, name: str | None) -> None:
 def _check_resume(options: Options) -> None:
     if options.out is None:
         raise ConfigError("--resume does not say which run", "--out RUN", "formers runs lists them")
+    pretrained.refuse_to_write(options.out)
     if options.init is not None:
         raise ConfigError("both --resume and --init are given", "one of them: a run goes on with its own weights")
     if not (options.out / "recipe.json").is_file():

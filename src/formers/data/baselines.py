@@ -41,6 +41,8 @@ def _bytes(texts: Shards | Iterable[str | bytes], split: str) -> Iterable[bytes]
 
 def unigram_counts(shards: Shards, split: str = "train") -> np.ndarray:
     """int64 [vocab_size]: how often each token stands in a split, end_of_text included."""
+    if split in shards.left_out:
+        return np.array(shards.left_out[split]["token_counts"], dtype=np.int64)
     return _counts(shards, split, skip=0)
 
 

@@ -3,7 +3,7 @@
 tokens.bin      little-endian uint16 (uint32 above 65,536 tokens of vocabulary): documents one after another, each
                 followed by end_of_text, if the tokenizer has such a token
 documents.npy   int64 [documents, 4]: start and length in tokens (end_of_text included), bytes of UTF-8, split
-meta.json       see :class:`ShardWriter`
+meta.json       see :class:`ShardWriter`; under "left_out" what is counted and stands elsewhere, see `Shards.left_out`
 tokenizer.json  the tokenizer
 """
 
@@ -89,14 +89,27 @@ class Shards:
         sizes = (_bytes_of(self.tokenizer, token_id) for token_id in range(self.vocab_size))
         return np.fromiter(sizes, dtype=np.int64, count=self.vocab_size)
 
+    @property
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """Splits whose documents are counted in `meta` and do not stand here, as where a model comes with the text that it
+        has not read: of each the sha256 of its text, and token_counts, how often each id stands in it."""
+        return self.meta.get("left_out", {})
+
     def rows(self, split: str) -> np.ndarray:
         """int64: which documents (rows of `documents`) belong to "train" or "validation", in their order.
 
         Raises:
-            DataError: another name, or a split without documents.
+            DataError: another name, or a split without documents, or one that was left out.
         """
         if split not in SPLITS:
             raise DataError(f"split {split!r}", f"one of {', '.join(SPLITS)}", suggest(split, SPLITS))
+        if split in self.left_out:
+            raise DataError(
+                f"the {split} documents of {self.folder} were left out of it: {self.meta['documents'][split]:,} documents of "
+                f"{self.meta['bytes'][split]:,} bytes",
+                "shards that hold them",
+                "build some of your own: formers data build SOURCE... --out FOLDER",
+            )
         rows = np.flatnonzero(self.documents[:, SPLIT] == SPLITS.index(split))
         if not len(rows):
             raise DataError(f"the shards in {self.folder} have no {split} documents", "at least one", BUILD_AGAIN)

@@ -24,7 +24,16 @@ from formers.errors import ConfigError, DataError
 from formers.experiments import contest, matching
 from formers.experiments.budget import Budget, steps_of
 from formers.experiments.contest import Contestant
-from formers.experiments.entrants import Entrant, Entry, check_next_token, check_same_text, joined, reading, unique
+from formers.experiments.entrants import (
+    Entrant,
+    Entry,
+    check_next_token,
+    check_same_text,
+    check_trainable,
+    joined,
+    reading,
+    unique,
+)
 from formers.experiments.matching import Match
 from formers.experiments.probe import probe
 from formers.experiments.text import prepare, training_view
@@ -125,6 +134,7 @@ def make_plan(
     text = None if data is None else open_shards(data)
     for entry in (entry for entry in named if entry.recipe is None):
         earlier[entry.label], text = joined(entry, text, settings.code)
+        check_trainable(text, entry.label, list(fresh))
     prepared, shards = _texts(fresh, settings, None if text is None else text.folder, quiet)
     shards = shards or text
     if shards is None:

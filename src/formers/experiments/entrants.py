@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formers import recipes
+from formers import pretrained, recipes
 from formers.comparison import read_run
 from formers.data import Shards, open_shards
-from formers.errors import ConfigError, DataError, RunError
+from formers.errors import ConfigError, DataError, RunError, TargetError, suggest
 from formers.experiments.contest import WHOLE, Contestant, Reading
 from formers.experiments.run import recorded
 from formers.hub.targets import read_recipe
@@ -47,8 +47,9 @@ class Entrant:
 
 
 def entries(words: Sequence[str]) -> list[Entry]:
-    """What the words name: a recipe (gpt2.tiny, file.py:function), a run, runs with commas between, or the folder of an
-    earlier comparison, which stands for all that took part in it. ``LABEL=WORD`` gives a label.
+    """What the words name: a recipe (gpt2.tiny, file.py:function), a run or a model that comes with the package, runs with
+    commas between, or the folder of an earlier comparison, which stands for all that took part in it. ``LABEL=WORD`` gives
+    a label.
 
     Raises TargetError, RunError, ConfigError for what is not there, has not ended, or is named twice.
     """
@@ -73,7 +74,7 @@ def unique(found: Sequence[Entry]) -> list[Entry]:
 
 
 def _named(word: str, label: str | None) -> list[Entry]:
-    parts = [Path(part) for part in word.split(",")]
+    parts = [_folder(part) for part in word.split(",")]
     if (parts[0] / RESULT).is_file() and len(parts) == 1:
         result = json.loads((parts[0] / RESULT).read_text("utf-8"))
         return [
@@ -84,8 +85,22 @@ def _named(word: str, label: str | None) -> list[Entry]:
         for part in parts:
             check_finished(part)
         return [Entry(label or parts[0].resolve().name, runs=tuple(parts))]
-    recipe = recipes.get(word)
+    recipe = _recipe(word)
     return [Entry(label or _short(recipe.name), recipe)]
+
+
+def _folder(word: str) -> Path:
+    """What a word names if it names a run: one that is here, or else one that comes with the package."""
+    here = Path(word)
+    return here if (here / "recipe.json").is_file() else pretrained.find(word) or here
+
+
+def _recipe(word: str) -> Recipe[Any]:
+    """The recipe of a word. Raises TargetError, which suggests the runs that come with the package too."""
+    near = suggest(word, (*recipes.names(), *pretrained.names()))
+    if any(repr(name) in near for name in pretrained.names()):
+        raise TargetError(f"there is no recipe or run {word!r}", "a recipe, or a run that has ended", near)
+    return recipes.get(word)
 
 
 def _short(name: str) -> str:
@@ -139,6 +154,17 @@ def shards_of(run: Path, label: str) -> Shards:
             "build them again (formers data build), or leave the run out",
         )
     return open_shards(folder)
+
+
+def check_trainable(shards: Shards, label: str, fresh: Sequence[str]) -> None:
+    """Raise DataError where recipes were to be trained on the text of `label`, a run whose training text is not here."""
+    if fresh and "train" in shards.left_out:
+        raise DataError(
+            f"{', '.join(fresh)} would have to be trained on the text of {label}, whose held-out documents alone are here: "
+            f"{_text(shards)}",
+            "runs alone, or recipes alone",
+            f"leave {' and '.join(fresh)} out, or name recipes in place of {label}, which are all trained on text that is here",
+        )
 
 
 def check_same_text(reference: Shards, other: Shards, label: str) -> None:

@@ -32,7 +32,7 @@ def shards_for(found: Resolved, folder: Path | str | None = None) -> Shards:
     if folder is not None:
         shards = equip(open_shards(folder), objective_of(found))
     elif found.kind == "run" and found.recipe is not None:
-        shards = _of_run(Path(found.name), found.recipe, objective_of(found))
+        shards = _of_run(found.run or Path(found.name), found.recipe, objective_of(found))
     else:
         raise DataError(f"{found.name} does not say what text it is for", "a shard folder", "add --data FOLDER")
     if found.tokenizer is not None:

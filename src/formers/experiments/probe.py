@@ -45,7 +45,11 @@ def probe(recipe: Recipe[Any], shards: Shards) -> dict[str, Any]:
 
 def _steps(model: Any, recipe: Recipe[Any], shards: Shards, device: str) -> tuple[float, float]:
     """Tokens of a step and its median time."""
-    train, view = recipe.train, training_view(shards, recipe.data, recipe.train)
+    train, split = (
+        recipe.train,
+        "validation" if "train" in shards.left_out else "train",
+    )  # a step takes as long with any text
+    view = training_view(shards, recipe.data, train, split=split)
     objective = Objective(model, precision=choose_precision(train.precision, device))
     optimizer = make_optimizer(model.named_parameters(), decay_names(model), train)
     rows = train.batch_size // train.accumulate

@@ -166,5 +166,5 @@ def vocabulary(default: Any, asked: Any, shards: Shards) -> int | None:
 def recorded(run: Path) -> tuple[Path | None, str | None]:
     """The shard folder that a run was trained on, if it still stands there, and the model it began with."""
     facts = read_recipe(run)
-    folder = Path(facts.get("shards", {}).get("folder", ""))
+    folder = run / facts.get("shards", {}).get("folder", "")  # relative where model and text were moved together
     return folder if is_shard_folder(folder) else None, facts.get("init")

@@ -134,13 +134,13 @@ def _told_the_tokens(config: Config, shards: Shards) -> Config:
     return dataclasses.replace(config, **known) if known else config  # type: ignore[type-var]
 
 
-def training_view(shards: Shards, data: DataSettings, train: TrainSettings) -> View:
-    """The rows that are trained on."""
+def training_view(shards: Shards, data: DataSettings, train: TrainSettings, *, split: str = "train") -> View:
+    """The rows that are trained on; of another `split` rows like them."""
     sizes = {"batch_size": train.batch_size, "seq_len": train.seq_len}
     if train.objective not in ("auto", "next_token"):
-        return text_view(shards, train, data.view, split="train", seed=data.seed, **sizes)
+        return text_view(shards, train, data.view, split=split, seed=data.seed, **sizes)
     more: dict[str, Any] = {"longest": data.longest} if data.view == "streams" else {}
-    return VIEWS[data.view](shards, split="train", seed=data.seed, **sizes, **more)
+    return VIEWS[data.view](shards, split=split, seed=data.seed, **sizes, **more)
 
 
 def validation_view(

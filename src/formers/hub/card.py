@@ -76,7 +76,7 @@ def facts_of(folder: Path, model: Path, repo: str, parameters: int, license: str
         raise ConfigError(f"{model / 'config.json'} is no JSON object", "the settings of a model")
     run = read_run(folder) if (folder / "recipe.json").is_file() else None
     shards = None if run is None else (run.recipe.get("shards") or {}).get("folder")
-    return Facts(repo, settings, parameters, run, _json(Path(shards) / "meta.json") if shards else None, license)
+    return Facts(repo, settings, parameters, run, _json(folder / shards / "meta.json") if shards else None, license)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -3,8 +3,9 @@
     runs/x                    a run: its model/ folder
     runs/x/checkpoints/step-N the weights of one checkpoint
     folder                    a model folder: config.json and model.safetensors
+    gpt2-stdlib               a trained model that comes with the package (formers.pretrained)
     gpt2, gpt2.tiny           a built-in architecture, with a preset; fresh weights
-                              (but a run or model folder of just this name here is meant by it, as in transformers)
+                              (of both: a run or model folder of just this name here is meant by it, as in transformers)
     my_model.py:function      the user's own
     org/name, hf:gpt2         a model of the Hugging Face hub
     transformers:folder       a model folder opened by transformers, for comparison
@@ -14,6 +15,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from formers import pretrained
 from formers.errors import RunError, TargetError, WeightsError
 from formers.models import registry
 
@@ -56,6 +59,7 @@ class Resolved:
     fresh   whether the weights are newly drawn rather than read
     folder  the model folder, where there is one
     note    a sentence for the user, or ""
+    run     the run folder of a run
     """
 
     name: str
@@ -65,6 +69,7 @@ class Resolved:
     fresh: bool = False
     folder: Path | None = None
     note: str = ""
+    run: Path | None = None
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -99,8 +104,12 @@ def parse(target: str | Path) -> Target:
     named = isinstance(target, str) and text.partition(".")[0] in registry.specs()
     if named and not _holds_model(path):
         return _architecture(text)
+    shipped = pretrained.find(text) if isinstance(target, str) else None
+    if shipped is not None and not _holds_model(path):
+        return Target(text, "run", shipped)
     if path.is_dir():
-        return Target(text, _kind_of_folder(path), path, _instead_of_the_architecture(text) if named else "")
+        note = _instead_of(text, "the model that comes with formers") if shipped else ""
+        return Target(text, _kind_of_folder(path), path, _instead_of_the_architecture(text) if named else note)
     if path.exists():
         raise TargetError(f"{text} is a file", WANTED, "name the folder it stands in")
     if isinstance(target, str) and _may_be_hub_name(text):
@@ -114,7 +123,11 @@ def _holds_model(path: Path) -> bool:
 
 def _instead_of_the_architecture(text: str) -> str:
     name = text.partition(".")[0]
-    return f"{text} is the folder ./{text} here; where there is none, or by formers.build({name!r}), it is the architecture"
+    return _instead_of(text, "the architecture", f", or by formers.build({name!r}),")
+
+
+def _instead_of(text: str, else_: str, or_by: str = ",") -> str:
+    return f"{text} is the folder ./{text} here; where there is none{or_by} it is {else_}"
 
 
 def _kind_of_folder(path: Path) -> Kind:
@@ -144,7 +157,7 @@ def _nothing(text: str) -> TargetError:
     names = {p.name: str(p) for p in path.parent.iterdir() if p.is_dir()} if path.parent.is_dir() else {}
     if path.parent == Path(".") and not text.startswith("."):
         names |= {p.name: str(p) for p in Path("runs").glob("*/")}
-        names |= {name: name for name in registry.specs()}
+        names |= {name: name for name in (*registry.specs(), *pretrained.names())}
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
     if not near and "." in path.name:  # gpt3.tiny
         near = difflib.get_close_matches(path.name.partition(".")[0], registry.specs(), n=1, cutoff=0.6)
@@ -217,8 +230,9 @@ def load(
 ) -> Any:
     """The trained model of a run, a Hugging Face folder, or a hub name, in evaluation mode.
 
-    Weights keep the type they are stored in unless `dtype` is given. A bare name such as ``"gpt2"`` is a model folder of that
-    name in the present one, else the hub's: an architecture alone has no weights to load; ``formers.build`` makes those.
+    Weights keep the type they are stored in unless `dtype` is given; those of models that come with the package, such as
+    ``"gpt2-stdlib"``, are small on the disk as bf16 and come as float32. A bare name such as ``"gpt2"`` is a model folder of
+    that name in the present one, else the hub's: an architecture alone has no weights to load; ``formers.build`` makes those.
 
     code     the user's ``file.py:function``, for what was made by code of the user's
     changes  settings of a built-in architecture in place of the stored ones, such as ``memory_length=1600``; the weights
@@ -255,8 +269,15 @@ def _run(parsed: Target, how: _How) -> Resolved:
     recipe, folder = read_recipe(parsed.path), parsed.path / "model"
     if not folder.is_dir():
         return _newest_checkpoint(parsed, how)
-    model = load_folder(folder, **vars(how))
-    return Resolved(parsed.text, "run", model, recipe, folder=folder, note=parsed.note)
+    model = load_folder(folder, **vars(_as_shipped(how) if pretrained.ships(parsed.path) else how))
+    return Resolved(parsed.text, "run", model, recipe, folder=folder, note=parsed.note, run=parsed.path)
+
+
+def _as_shipped(how: _How) -> _How:
+    """In bf16 these models are stored, to be small; they are computed in float32, fast or not in bf16 as the machine may be."""
+    import torch
+
+    return how if how.dtype is not None else dataclasses.replace(how, dtype=torch.float32)
 
 
 def _newest_checkpoint(parsed: Target, how: _How) -> Resolved:
@@ -269,7 +290,7 @@ def _newest_checkpoint(parsed: Target, how: _How) -> Resolved:
         except WeightsError:
             continue  # damaged: the one before it
         note = f"{parsed.text} has not ended; these are the weights of {checkpoint.name}"
-        return Resolved(parsed.text, "run", model, recipe, note=note)
+        return Resolved(parsed.text, "run", model, recipe, note=note, run=parsed.path)
     raise RunError(
         f"the run {parsed.path} has no model yet, and no checkpoint that can be read",
         "a run that has ended, or has written a checkpoint",

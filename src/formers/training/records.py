@@ -19,6 +19,7 @@ import psutil
 import torch
 
 import formers
+from formers import pretrained
 from formers.errors import RunError
 from formers.files import plain, write_atomic, write_json
 
@@ -81,12 +82,14 @@ class RunFolder:
     """A run folder that one training writes to. Processes that do not write (`write` False) touch nothing."""
 
     def __init__(self, path: Path, *, write: bool, resume: bool) -> None:
-        """Raises RunError where the folder holds a run and none was to be resumed, or another training writes to it."""
+        """Raises RunError where the folder holds a run and none was to be resumed, or belongs to the package, or where another
+        training writes to it."""
         self.path, self.write = path, write
         self.metrics: Metrics | None = None
         self.lock: TextIO | None = None
         if not write:
             return
+        pretrained.refuse_to_write(path)
         if (path / RECIPE).exists() and not resume:
             raise RunError(
                 f"{path} holds a run already", "a new folder", "go on with it by --resume, or choose another --out"
