@@ -10,7 +10,7 @@ from pathlib import Path
 from formers.comparison.escaping import text
 from formers.comparison.shell import check_out, write
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 70, 20, 62, 56
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 70, 36, 62, 56
 LEGEND, LEGEND_STEP, LEGEND_LINE = 44, 126, 16
 COLOURS = ("#1f6fb4", "#c2571a", "#2b8a3e", "#8e44ad", "#7a6a00", "#c0392b", "#16808f", "#b0448a", "#5b6b7a", "#8b5a2b")
 IN_A_LINE = 5
