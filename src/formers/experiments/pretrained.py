@@ -157,7 +157,7 @@ def _loop(making: Making, train: recipes.TrainSettings) -> recipes.TrainSettings
         warmup=min(train.warmup, max(1, making.steps // 5)),
         compile=making.compile,
         threads=making.threads,
-        eval_every=max(1, making.steps // EVALUATIONS),
+        eval_every=-(-making.steps // EVALUATIONS),
         eval_batches=0,
         checkpoint_every=50,
     )

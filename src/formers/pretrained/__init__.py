@@ -37,7 +37,7 @@ class Facts:
 
 def names() -> tuple[str, ...]:
     """The models that are there."""
-    return tuple(sorted(path.parent.name for path in HOME.glob("*/recipe.json")))
+    return tuple(sorted(path.parent.name for path in HOME.glob("[!.]*/recipe.json")))  # not those that are half written
 
 
 def find(name: str) -> Path | None:
