@@ -22,6 +22,11 @@ DATA = [
     "formers/comparison/report.css",
     "formers/comparison/report.js",
     "formers/comparison/vendor/uPlot.iife.min.js",
+    "formers/pretrained/gpt2-stdlib/metrics.jsonl",
+    "formers/pretrained/gpt2-stdlib/model/model.safetensors",
+    "formers/pretrained/memory_mosaics-stdlib/model/tokenizer.json",
+    "formers/pretrained/stdlib/tokens.bin",
+    "formers/pretrained/stdlib/LICENSE",
 ]
 
 
@@ -75,6 +80,9 @@ def test_it_imports_from_where_it_was_installed(python: Path, tmp_path: Path):
 def test_its_command_works(python: Path, tmp_path: Path):
     command = str(python.parent / "formers")
     assert "gpt2" in run(python, command, "models", cwd=tmp_path)
+    assert run(python, command, "generate", "gpt2-stdlib", "def ", "--max-new-tokens", "4", cwd=tmp_path).startswith(
+        "def "
+    )
     run(python, command, "new", "block", "mine", cwd=tmp_path)
     assert "laws hold" in run(python, command, "certify", "mine.py:recipe", cwd=tmp_path)
 

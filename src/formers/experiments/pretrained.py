@@ -251,9 +251,11 @@ def _about_text(meta: dict[str, Any]) -> str:
     here, read = (f"{meta['documents'][s]:,} files, {meta['bytes'][s]:,} bytes" for s in ("validation", "train"))
     return f"""# Held-out text
 
-{here} of {meta["text"]}, as tokens of a byte-level BPE of {meta["vocab_size"]:,}: the files that no model here has read, held
-out by a hash of what is in them. The other {read}, were read in training and are not here; `meta.json` has their sha256 (of the
-texts one after another) and how often each token stands in them.
+{here} of {meta["text"]}, as tokens of a byte-level BPE of {meta["vocab_size"]:,}:
+the files that no model here has read, held out by a hash of what is in them.
+
+The other {read}, were read from in training and are not here. `meta.json` has their sha256 (of
+the texts one after another) and how often each token stands in them.
 
 The text is under the Python Software Foundation's licence ([LICENSE](LICENSE)); files with a notice of their own carry it at
 their top. Made by `make pretrained`.
@@ -279,7 +281,7 @@ token frequencies {last["baselines"]["unigram_bits_per_byte"]:.4f}) |
 | text | {meta["documents"]["train"]:,} files of {meta["bytes"]["train"]:,} bytes, {meta["tokens"]["train"]:,} tokens; \
 held out {meta["documents"]["validation"]:,} of {meta["bytes"]["validation"]:,} bytes |
 | sha256 of that text | {meta["left_out"]["train"]["sha256"]} |
-| training | {trained["step"]:,} steps of {ROWS} x {LENGTH} tokens in {trained["seconds"] / 60:.1f} minutes, \
+| training | {trained["step"]:,} steps of {ROWS} x {LENGTH} tokens in {trained["seconds"] / 60:.1f} minutes by the clock, \
 {environment["threads"]} thread, {environment["precision"]}; seed {recipe["seed"]} |
 | command | `python -m formers.experiments.pretrained --tokens {making.tokens} --threads {making.threads} \
 --compile {making.compile} --seed {making.seed}` |
