@@ -1,5 +1,5 @@
 # Each target makes its own virtual environment in .venv; nothing has to be installed first but Python 3.11 or newer.
-#   make demo     text, a certified and trained GPT-2, samples and a report, in six minutes on two cores
+#   make demo     a tournament on real text, from certificates to verdict, samples and a report: eight minutes on two cores
 #   make test     lint, types, import contracts, tests: under ten minutes
 #   make check    the same with full counts, and the slow tests: up to ninety minutes; writes docs/check.json
 #   make bench    speed and memory against peers; prints ratios, writes benchmarks/results.json
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test check bench lint clean
+.PHONY: demo test check bench pretrained lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import formers
@@ -59,24 +57,3 @@ def test_samples_and_draws_are_the_same_for_the_same_seed(shards: data.Shards):
         lambda seed: drawn(shards, "x", count=2, tokens=9, seed=seed),
     ):
         assert make(1) == make(1) != make(5)
-
-
-def test_the_demo_replaces_only_a_demo(tmp_path: Path):
-    from formers.errors import RunError
-    from formers.experiments import demo
-
-    out = tmp_path / "demo"
-    assert not demo.find(out)
-    out.mkdir()
-    (out / "diary.txt").write_text("precious")
-    with pytest.raises(RunError, match="no run of the demo"):
-        demo.find(out)
-    (out / "recipe.json").write_text('{"name": "gpt2.tiny"}')
-    with pytest.raises(RunError, match="no run of the demo"):
-        demo.find(out)
-    (out / "recipe.json").write_text('{"name": "demo"}')
-    (out / "checkpoints" / "step-5").mkdir(parents=True)
-    assert demo.find(out), "an interrupted demo goes on"
-    (out / "model").mkdir()
-    assert not demo.find(out)
-    assert not out.exists(), "a finished one makes room"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -130,12 +131,19 @@ def _announce(talk: Any) -> Any:
 
 
 def _finish(options: Options, plan: Plan, costs: dict[str, Any], talk: Any) -> int:
+    with talk.status("reading ..."):
+        result = results(plan, options.out, costs, text=options.text, say=lambda text: talk.print(text, markup=False))
+    return _write(options, result)
+
+
+def results(
+    plan: Plan, out: Path, costs: dict[str, Any], *, text: str | None = None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """What compare.json is to hold, once all are trained: the documents are read, and texts written."""
     from formers.experiments import compare, outcome
 
-    with talk.status("reading ..."):
-        rows = compare.read(plan, options.out, say=lambda text: talk.print(text, markup=False))
-        texts = outcome.texts(plan, options.out, options.text)
-    return _write(options, outcome.summarise(plan, rows, options.out, costs) | {"texts": texts})
+    rows = compare.read(plan, out, say=say)
+    return outcome.summarise(plan, rows, out, costs) | {"texts": outcome.texts(plan, out, text)}
 
 
 def _task(options: Options, settings: CompareSettings, talk: Any) -> int:
@@ -155,22 +163,28 @@ def _task(options: Options, settings: CompareSettings, talk: Any) -> int:
 
 
 def _write(options: Options, result: dict[str, Any]) -> int:
-    """compare.json, compare.csv, the report, and what the terminal shows."""
-    from formers.comparison import write_report
+    """Files, and what the terminal shows."""
     from formers.comparison.contests import contest_table
-    from formers.experiments.entrants import RESULT
-    from formers.files import write_atomic, write_json
 
-    write_json(options.out / RESULT, result)
-    content = contest_table(result)
-    write_atomic(options.out / "compare.csv", content.csv().encode())
-    report = write_report([options.out], options.out / "report.html")
+    report = keep(result, options.out)
     if options.json:
         emit({**result, "folder": options.out, "report": report})
         return 0
-    stdout().print(content)
+    stdout().print(contest_table(result))
     stdout().print(f"\n{result['verdict']}", markup=False)
     stdout().print(
         f"\nwritten: {report} (open it in any browser), compare.json and compare.csv beside it", markup=False
     )
     return 0
+
+
+def keep(result: dict[str, Any], out: Path) -> Path:
+    """Write compare.json, compare.csv and the report into `out`; the report's path."""
+    from formers.comparison import write_report
+    from formers.comparison.contests import contest_table
+    from formers.experiments.entrants import RESULT
+    from formers.files import write_atomic, write_json
+
+    write_json(out / RESULT, result)
+    write_atomic(out / "compare.csv", contest_table(result).csv().encode())
+    return write_report([out], out / "report.html")

@@ -23,7 +23,12 @@ START, WORK, LOOK, TRY = "Start", "Work", "Look", "Try a claim of a paper: data,
 LEARN = "Learn from labelled data: a figure, its interval, what needs no model"
 
 _ALL = (
-    Verb("demo", "[--minutes M]", "text to tokens, a certified and trained GPT-2, samples, a report", START),
+    Verb(
+        "demo",
+        "[--minutes M]",
+        "three architectures trained as long on real text: which wins; samples, a report",
+        START,
+    ),
     Verb("doctor", "", "what this machine can do, what will be slow and why", START),
     Verb("new block", "NAME", "write a file of your own: a sublayer, a config, a recipe", START),
     Verb("data build", "SOURCE... --out DIR", "text files to token shards with a tokenizer of their own", WORK),

@@ -8,7 +8,6 @@ from typing import Any
 from .contests import contest_table
 from .escaping import clip, text
 from .page import NAME_BYTES, entrants, glossary
-from .tables import Table
 from .words import duration, short
 
 SAMPLE_BYTES, MOST_TOKENS = 700, 48
@@ -21,8 +20,8 @@ def section(result: Mapping[str, Any], number: int) -> str:
         f'<section id="contest-{number}"><h2>Comparison</h2>',
         f'<p class="verdict">{text(result["verdict"])}</p>',
         _read(result),
-        entrants(_part(content, *QUALITY), f"entrants-{number}"),
-        entrants(_part(content, *PRICE), f"costs-{number}"),
+        entrants(content.part("name", *QUALITY), f"entrants-{number}"),
+        entrants(content.part("name", *PRICE), f"costs-{number}"),
         f'<p class="note">{text(_levels(result))} Click a heading to sort.</p>',
         glossary(content),
         _pairs(result),
@@ -45,19 +44,16 @@ PRICE = (
 """Columns of the two tables: how well, and for how much."""
 
 
-def _part(content: Table, *keys: str) -> Table:
-    """The table with only these columns, beside the names."""
-    return Table(tuple(c for c in content.columns if c.key in ("name", *keys)), content.rows)
-
-
 def _read(result: Mapping[str, Any]) -> str:
     documents = result.get("documents") or {}
     if not documents:
         return ""
+    gzip = documents.get("gzip_bits_per_byte")
+    compressed = "" if gzip is None else f" gzip -9 needs {gzip:.3f} bits for each byte of them."
     return (
-        f'<p class="note">All read the same {documents["read"]} validation documents ({short(documents["bytes"])} bytes). '
-        "Intervals are of 95%, over documents and seeds; whether two are told apart is decided for all pairs together "
-        "(Holm).</p>"
+        f'<p class="note">All read the same {documents["read"]} validation documents ({short(documents["bytes"])} bytes).'
+        f"{compressed} Intervals are of 95%, over documents and seeds; whether two are told apart is decided for all pairs "
+        "together (Holm).</p>"
     )
 
 

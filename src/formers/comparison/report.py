@@ -110,7 +110,8 @@ def _of_contests(runs: Sequence[RunRecord], contests: Sequence[Contest]) -> dict
     """What a page about comparisons has more, and what it says in place of a ranking of single trainings."""
     entrants = sum(len(result["ranking"]) for result, _ in contests)
     covered = {folder for _, members in contests for folder in members} >= {run.path.resolve() for run in runs}
-    said = f"{entrants} entrants, trained from several seeds each: {len(runs)} trainings in all."
+    seeds = "from several seeds each" if len(runs) > entrants else "once each"
+    said = f"{entrants} entrants, trained {seeds}: {len(runs)} trainings in all."
     instead = {"title": f"{entrants} entrants compared", "summary": page.paragraphs([said])} if covered else {}
     return {
         **instead,

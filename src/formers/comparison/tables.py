@@ -97,6 +97,10 @@ class Table:
         best = (min if column.better == "low" else max)(values.values())
         return {i for i, value in values.items() if value == best}
 
+    def part(self, *keys: str) -> Table:
+        """The table with only these columns."""
+        return Table(tuple(c for c in self.columns if c.key in keys), self.rows, self.distrusted)
+
     def used(self) -> tuple[Column, ...]:
         """The columns in which at least one run has a value."""
         return tuple(c for c in self.columns if any(row[c.key] is not None for row in self.rows))

@@ -16,7 +16,7 @@ from formers.comparison.equal import equal
 from formers.comparison.ranking import Entry, Ranking, rank
 from formers.comparison.runs import RunRecord
 from formers.config import to_dict
-from formers.data import Shards
+from formers.data import Shards, gzip_bits_per_byte
 from formers.errors import FormersError, RunError
 from formers.experiments import contest
 from formers.experiments.compare import CompareSettings, Plan, estimate, make_plan, read, train
@@ -83,7 +83,7 @@ def summarise(plan: Plan, rows: Rows, out: Path, costs: Mapping[str, Mapping[str
         "at": level["at"],
         "matching": [{**plain(match), "off": match.off, "words": match.words()} for match in plan.matches],
         "notes": list(plan.notes),
-        "documents": {"read": len(plan.documents), "bytes": int(weights.sum())},
+        "documents": _documents(plan),
         "data": str(plan.shards.folder),
         "settings": plain(to_dict(plan.settings)),
     }
@@ -92,6 +92,12 @@ def summarise(plan: Plan, rows: Rows, out: Path, costs: Mapping[str, Mapping[str
 def _path(folder: Path, out: Path) -> str:
     """Relative to the comparison's folder where it lies in it."""
     return os.path.relpath(folder, out) if folder.resolve().is_relative_to(out.resolve()) else str(folder.resolve())
+
+
+def _documents(plan: Plan) -> dict[str, Any]:
+    """What was read, and what gzip -9 makes of it."""
+    texts = [plan.shards.text_bytes(d) for d in plan.documents]
+    return {"read": len(texts), "bytes": sum(map(len, texts)), "gzip_bits_per_byte": gzip_bits_per_byte(texts)}
 
 
 def _tokenizer(plan: Plan, entrant: Entrant) -> str:
