@@ -19,7 +19,7 @@ from formers.inspection.anatomy import cost
 from formers.models import sparse_transformer as paper
 from formers.models.sparse_transformer import PRESETS, SparseTransformer, SparseTransformerConfig, head_masks
 from formers.parts import factorised as fast
-from formers.parts import factorised_attention
+from formers.parts.attend import RUNNERS
 from formers.parts.masks import Dilated, SameSegment, Window
 from formers.parts.patterns import Columns
 from formers.parts.positions import Positions
@@ -284,13 +284,13 @@ def test_the_pattern_that_a_tap_shows_is_that_of_all_heads() -> None:
 
 def test_long_texts_are_run_by_the_pattern_and_short_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
-    run = factorised_attention.factorised
+    run = RUNNERS["factorised"]
 
     def factorised(case: Any) -> Tensor:
         ran.append(case.q.shape[2])
         return run(case)
 
-    monkeypatch.setattr(factorised_attention, "factorised", factorised)
+    monkeypatch.setitem(RUNNERS, "factorised", factorised)
     made = model("auto", pattern="strided")
     made(text(1, 9))
     assert not ran

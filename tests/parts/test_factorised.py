@@ -10,7 +10,7 @@ from torch import Tensor
 
 from formers.errors import ConfigError
 from formers.parts import factorised as fast
-from formers.parts.attend import Case, dense
+from formers.parts.attend import Case, attend, dense
 from formers.parts.factorised import factorised, refusal, worth
 from formers.parts.masks import (
     Block,
@@ -249,7 +249,16 @@ def test_what_it_cannot_do_is_refused_with_the_reason() -> None:
         assert words in (refusal(case) or "")
         assert not worth(case)
         with pytest.raises(ConfigError, match=words):
-            factorised(case)
+            attend(
+                case.q,
+                case.k,
+                case.v,
+                case.q_positions,
+                case.k_positions,
+                mask=case.mask,
+                terms=case.terms,
+                runner="factorised",
+            )
 
 
 def test_it_is_worth_it_where_most_of_the_triangle_is_hidden() -> None:

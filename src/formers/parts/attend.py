@@ -2,10 +2,11 @@
 
 One meaning, several runners, and this file is the one place that chooses among them:
 
-    dense    the slow twin and the reference; also the one that shows its pattern
-    sdpa     torch's fused kernels
-    blocks   in blocks of queries and keys, skipping what the mask hides: linear in length for a window, with gradients
-    flex     FlexAttention, for sparse masks on a GPU
+    dense       the slow twin and the reference; also the one that shows its pattern
+    sdpa        torch's fused kernels
+    blocks      in blocks of queries and keys, skipping what the mask hides: linear in length for a window, with gradients
+    flex        FlexAttention, for sparse masks on a GPU
+    factorised  the Sparse Transformer's sets by reshaping; chosen by its attention (factorised_attention.py), which knows them
 
 In every runner a query that sees nothing yields exactly 0 and passes a gradient of exactly 0.
 """
@@ -21,6 +22,8 @@ from formers.axes import Keys, Queries, Values
 from formers.errors import ConfigError, suggest
 from formers.parts.blocks import blocks, plan_blocks, refusal, run_blocks, share
 from formers.parts.extent import tells_heads_apart
+from formers.parts.factorised import factorised
+from formers.parts.factorised import refusal as refusal_of_factorised
 from formers.parts.kernels import Case, Term, dense, expand_groups, needs_grad, safe_softmax, sdpa, softmax
 from formers.parts.masks import Mask
 from formers.parts.positions import Place, Positions
@@ -92,6 +95,8 @@ def _refusal(name: str, case: Case) -> str | None:
         return "it never holds the attention pattern, which a tap wants"
     if name == "blocks":
         return refusal(case)
+    if name == "factorised":
+        return refusal_of_factorised(case)
     if name == "flex" and (case.terms or case.dropout or tells_heads_apart(case.mask)):
         return "score terms, attention dropout and masks of each head are not implemented there"
     if name == "flex" and not case.q.is_cuda and needs_grad(case):
@@ -139,4 +144,6 @@ def _scalar_places(positions: Positions, batch: int) -> Callable[[Tensor, Tensor
     return at
 
 
-RUNNERS: dict[str, Callable[[Case], Tensor]] = {"dense": dense, "sdpa": sdpa, "blocks": blocks, "flex": flex}
+RUNNERS: dict[str, Callable[[Case], Tensor]] = {
+    "dense": dense, "sdpa": sdpa, "blocks": blocks, "flex": flex, "factorised": factorised,
+}  # fmt: skip

@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from formers.errors import ConfigError
 from formers.parts.kernels import Case, expand_groups, safe_softmax
 from formers.parts.masks import Mask
 from formers.parts.patterns import Pattern, recognise
@@ -148,10 +147,9 @@ def _lay_out(case: Case, pattern: Pattern) -> tuple[_Grid, int]:
 
 
 def factorised(case: Case) -> Tensor:
-    """Attention outputs [b, h, t, d_value] as `dense` gives them. Raises ConfigError where it cannot do the case."""
-    reason, pattern = refusal(case), recognise(case.mask)
-    if reason or pattern is None:
-        raise ConfigError(f"runner 'factorised' cannot do this: {reason}", do="use runner='auto', or another one")
+    """Attention outputs [b, h, t, d_value] as `dense` gives them, of a case that is not refused (`attend` asks)."""
+    pattern = recognise(case.mask)
+    assert pattern is not None
     grid, front = _lay_out(case, pattern)
     run = _near if not pattern.far else _far_and_near_fixed if pattern.fixed else _both if pattern.near else _columns
     out = run(grid).flatten(1, 2)  # [b, cells, h, d]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from formers.axes import Hidden, Keys, Queries, Values
 from formers.parts.attend import Case, attend
 from formers.parts.attention import Attention, KeyValueCache, Score
-from formers.parts.factorised import factorised, pays, worth
+from formers.parts.factorised import pays, worth
 from formers.parts.masks import ByHead, Mask
 from formers.parts.positions import Positions
 from formers.parts.states import KeyValueRing
@@ -80,9 +80,8 @@ class FactorisedAttention(Attention):
     def run(self, case: Case) -> Tensor:
         if self.runner == "auto" and torch.compiler.is_compiling() and case.q_positions.start is None and pays(case):
             return self.run_uncompiled(case)  # type: ignore[call-arg]  # whether tokens stand in runs, tensors alone say
-        if self.runner == "factorised" or (self.runner == "auto" and worth(case)):
-            return factorised(case)
-        return attend(case.q, case.k, case.v, case.q_positions, case.k_positions, mask=case.mask, runner=self.runner)
+        runner = "factorised" if self.runner == "auto" and worth(case) else self.runner
+        return attend(case.q, case.k, case.v, case.q_positions, case.k_positions, mask=case.mask, runner=runner)
 
     @torch.compiler.disable
     def run_uncompiled(self, case: Case) -> Tensor:

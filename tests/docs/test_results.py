@@ -1,0 +1,79 @@
+"""Tables in the docs are what the files in docs/results and benchmarks/results say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+LENGTHS = (1024, 4096, 16_384, 32_768)
+
+
+def markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table whose first column is text and whose others are figures."""
+    lines = [columns, ("---", *("---:" for _ in columns[1:])), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def crossover(result: Mapping[str, Any]) -> str:
+    """Forward and backward of one layer: milliseconds by length, memory, slope, and where it begins to pay."""
+    columns = ("", *(f"{n:,}" for n in LENGTHS), "MB at 32,768", "slope of time", "faster than full from")
+    rows = []
+    for name, judged in result["mechanisms"].items():
+        points = {point["length"]: point["training"] for point in result["points"] if point["mechanism"] == name}
+        found = judged["training"]
+        start = found["seconds_beats_full_from"]
+        begins = "" if name == "full" else "not within" if start is None else f"{start:,} tokens"
+        times = (f"{1000 * points[n]['seconds']:,.0f} ms" for n in LENGTHS)
+        peak = f"{points[LENGTHS[-1]]['peak_bytes'] / 1e6:,.0f}"
+        rows.append((name, *times, peak, f"{found['seconds_slope']:.2f}", begins))
+    return markdown(columns, rows)
+
+
+def duplication(result: Mapping[str, Any]) -> str:
+    """Share of right tokens: a row for what was trained with, a column for what was asked with."""
+    ways = list(next(iter(result["accuracy"].values())))
+    named = {way: way if way == "full" else f"{way} round" + "s" * (way != "1") for way in ways}
+    rows = [
+        (named[trained], *(f"{100 * row[way]:.1f}%" for way in ways)) for trained, row in result["accuracy"].items()
+    ]
+    return markdown(("trained with", *(f"asked with {named[way]}" for way in ways)), rows)
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "docs/results/crossover.json": crossover,
+    "docs/results/duplication.json": duplication,
+}
+"""What the table of a file shows. In a page it stands behind a comment that names the file."""
+
+MARKED = re.compile(r"(<!-- table of (\S+) -->\n\n)((?:\|.*\n)*)")
+
+
+def with_tables(page: str) -> str:
+    """The page with every table made anew from its file."""
+    return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]](json.loads((ROOT / m[2]).read_text()))}\n", page)
+
+
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if MARKED.search(page.read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_what_their_files_say(page: Path) -> None:
+    assert page.read_text() == with_tables(page.read_text()), "run: python -m tests.docs.test_results"
+
+
+def test_every_table_stands_somewhere() -> None:
+    shown = {found[2] for page in PAGES for found in MARKED.finditer(page.read_text())}
+    assert shown == set(TABLES)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text()))
