@@ -2,6 +2,7 @@
 #   make demo     a tournament on real text, from certificates to verdict, samples and a report: eight minutes on two cores
 #   make test     lint, types, import contracts, tests: under ten minutes
 #   make check    the same with full counts, and the slow tests: up to ninety minutes; writes docs/check.json
+#   make pretrained   the small models that come with the package, trained: 25 minutes on one core
 #   make bench    speed and memory against peers; prints ratios, writes benchmarks/results.json
 
 PYTHON ?= python3
@@ -26,6 +27,9 @@ lint: $(VENV)/.installed-dev
 
 check: $(VENV)/.installed-dev lint
 	HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n 2 -m "slow or not slow" --result-json docs/check.json
+
+pretrained: $(VENV)/.installed
+	$(BIN)/python -m formers.experiments.pretrained
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks

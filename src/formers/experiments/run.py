@@ -166,5 +166,6 @@ def vocabulary(default: Any, asked: Any, shards: Shards) -> int | None:
 def recorded(run: Path) -> tuple[Path | None, str | None]:
     """The shard folder that a run was trained on, if it still stands there, and the model it began with."""
     facts = read_recipe(run)
-    folder = run / facts.get("shards", {}).get("folder", "")  # relative where model and text were moved together
+    recorded_at = facts.get("shards", {}).get("folder", "")
+    folder = (run / recorded_at).resolve()  # relative where run and text go together
     return folder if is_shard_folder(folder) else None, facts.get("init")
