@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from formers.experiments.demo import Writing
     from formers.laws.report import Report
 
-MINUTES = 1.75
+MINUTES = 1.9
 """Of each training: with everything else the demo stays within seven and a quarter on two cores."""
 
 STAGES = 6
@@ -34,7 +34,7 @@ class Options:
     """
 
     minutes: float = MINUTES
-    """Of each training, evaluations included; everything else takes about two more."""
+    """Of each training, evaluations included; everything else takes about one and a half."""
     seeds: int = 1
     """Trainings of each: from two on, what the architecture does can be told from what the seed does. --seeds 3 after a demo of
     one trains only what is missing."""
