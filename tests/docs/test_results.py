@@ -47,9 +47,23 @@ def duplication(result: Mapping[str, Any]) -> str:
     return markdown(("trained with", *(f"asked with {named[way]}" for way in ways)), rows)
 
 
+def tournament(result: Mapping[str, Any]) -> str:
+    """Who predicts best, by how much, and what it took."""
+    columns = ("", "bits per byte", "behind the first", "likeliest right", "parameters", "tokens/s", "read in")
+    rows = []
+    for name in result["ranking"]:
+        found, behind = result["entrants"][name], result["entrants"][name]["behind_best"]
+        after = "" if behind is None else f"{behind['mean']:+.3f} ({behind['low']:+.3f} to {behind['high']:+.3f})"
+        told = "" if behind is None or found["told_from_best"] else ", cannot tell"
+        figures = f"{100 * found['top1']:.1f}%", f"{found['parameters']:,}", f"{found['tokens_per_second']:,.0f}"
+        rows.append((name, f"{found['bits_per_byte']:.3f}", after + told, *figures, found["reading"]))
+    return markdown(columns, rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
+    "docs/results/tournament.json": tournament,
 }
 """What the table of a file shows. In a page it stands behind a comment that names the file."""
 
@@ -58,7 +72,12 @@ MARKED = re.compile(r"(<!-- table of (\S+) -->\n\n)((?:\|.*\n)*)")
 
 def with_tables(page: str) -> str:
     """The page with every table made anew from its file."""
-    return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]](json.loads((ROOT / m[2]).read_text()))}\n", page)
+
+    def made(found: re.Match[str]) -> str:
+        table = TABLES[found[2]](json.loads((ROOT / found[2]).read_text()))
+        return f"{found[1]}{table}\n" + ("" if found[3] else "\n")
+
+    return MARKED.sub(made, page)
 
 
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if MARKED.search(page.read_text())]
