@@ -1,5 +1,7 @@
-"""The demo's pieces: who takes part in its tournament, where it stands, and what the first of it writes. The tournament is a
-comparison as `formers compare` makes it; the command line strings all of it together."""
+"""The demo's pieces: who takes part in its tournament, where it stands, and what the first of it writes.
+
+The tournament is a comparison as `formers compare` makes it; the command line strings all of it together.
+"""
 
 from __future__ import annotations
 
