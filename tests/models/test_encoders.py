@@ -116,9 +116,10 @@ def test_deberta_has_types_where_its_config_says_so() -> None:
     assert not torch.equal(typed.eval()(ids).logits, typed(ids, token_types=torch.ones_like(ids)).logits)
 
 
-def test_types_must_be_as_many_as_tokens() -> None:
-    with pytest.raises(ConfigError, match=r"token_types of shape \[1, 4\] for input_ids \[2, 4\]"):
-        model("bert")(text(2, 4), token_types=torch.zeros(1, 4, dtype=torch.long))
+@pytest.mark.parametrize(("name", "given"), [("bert", "token_types"), ("longformer", "is_global")])
+def test_what_is_said_of_tokens_is_said_of_as_many(name: str, given: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{given} of shape \[2, 5\] for input_ids \[2, 4\]"):
+        model(name)(text(2, 4), **{given: torch.zeros(2, 5, dtype=torch.long)})
 
 
 @pytest.mark.parametrize("name", PLACED)

@@ -29,6 +29,10 @@ class Output:
     pair: Tensor | None = None
 
 
+PER_TOKEN = {"token_types": "a type for every token", "is_global": "true or false for every token"}
+"""Inputs that have the shape of the ids, and what is wanted of them."""
+
+
 class Model(nn.Module):
     """Base of all models. A subclass has `config`, `head`, and `run(input_ids, positions, state tree) -> hidden, staged`."""
 
@@ -119,9 +123,9 @@ class Model(nn.Module):
             )
         if state is not None:
             state.check(input_ids.shape[0])
-        token_types = given.get("token_types")
-        if token_types is not None and token_types.shape != input_ids.shape:
-            found, wanted = list(token_types.shape), list(input_ids.shape)
-            raise ConfigError(f"token_types of shape {found} for input_ids {wanted}", "a type for every token")
+        for name, wanted in PER_TOKEN.items():
+            if name in given and given[name].shape != input_ids.shape:
+                shapes = list(given[name].shape), list(input_ids.shape)
+                raise ConfigError(f"{name} of shape {shapes[0]} for input_ids {shapes[1]}", wanted)
         if positions is not None and positions.length != input_ids.shape[1]:
             raise ConfigError(f"positions of {positions.length} tokens for {input_ids.shape[1]} input ids", "as many")
