@@ -173,9 +173,10 @@ def install(making: Making, shards: Shards, licence: Path) -> None:
     """
     with contextlib.ExitStack() as stack:
         aside = {name: stack.enter_context(whole_folder(making.into / name)) for name in (TEXT, *MADE_LIKE)}
-        write_text(aside[TEXT], shards, licence)
+        facts = _facts(shards)
+        write_text(aside[TEXT], shards, facts, licence)
         for name in MADE_LIKE:
-            write_model(aside[name], making.out / name, shards, making)
+            write_model(aside[name], making.out / name, shards, facts, making)
         large = [f"{name} has {pretrained.size(aside[name]):,} bytes" for name in aside]
         if any(pretrained.size(folder) > pretrained.LIMIT for folder in aside.values()):
             raise RunError(
@@ -183,28 +184,28 @@ def install(making: Making, shards: Shards, licence: Path) -> None:
             )
 
 
-def write_model(folder: Path, run: Path, shards: Shards, making: Making) -> None:
+def write_model(folder: Path, run: Path, shards: Shards, facts: dict[str, Any], making: Making) -> None:
     """A run as it goes into the package: weights in bf16, the text beside it, nothing of the machine's folders."""
     recipe, environment = read_recipe(run), read_json(run / ENVIRONMENT)
     recipe["shards"]["folder"] = f"../{TEXT}"
-    recipe["data"]["sources"] = _sources(shards)
+    recipe["data"]["sources"] = facts["sources"]
     write_json(folder / RECIPE, recipe)
     write_json(folder / ENVIRONMENT, {name: environment[name] for name in KEPT if name in environment})
     lines = (run / METRICS).read_text("utf-8").splitlines(keepends=True)
     write_atomic(folder / METRICS, "".join(line for line in lines if str(making.out) not in line).encode())
     shutil.copyfile(run / SAMPLES, folder / SAMPLES)
     save(load(run, dtype=torch.bfloat16), folder / MODEL, tokenizer=shards.tokenizer)
-    write_atomic(folder / "README.md", _about_model(run.name, folder, shards, making).encode())
+    write_atomic(folder / "README.md", _about_model(run.name, folder, facts, making).encode())
 
 
-def write_text(folder: Path, shards: Shards, licence: Path) -> None:
+def write_text(folder: Path, shards: Shards, facts: dict[str, Any], licence: Path) -> None:
     """The held-out documents as shards of their own, whose meta.json counts and describes all of the text."""
     end = shards.tokenizer.end_of_text
     with ShardWriter(folder, shards.tokenizer) as writer:
         for row in map(int, shards.rows("validation")):
             ids = shards.document_tokens(row).tolist()
             writer.add(ids if end is None else ids[:-1], int(shards.documents[row, BYTES]), VALIDATION)
-        meta = writer.finish(_facts(shards))
+        meta = writer.finish(facts)
     shutil.copyfile(licence, folder / "LICENSE")
     write_atomic(folder / "README.md", _about_text(meta).encode())
 
@@ -215,7 +216,7 @@ def _facts(shards: Shards) -> dict[str, Any]:
     for row in shards.rows("train"):
         digest.update(shards.text_bytes(int(row)))
     left_out = {"sha256": digest.hexdigest(), "token_counts": unigram_counts(shards).tolist()}
-    sources = _sources(shards)
+    sources = [Path(str(source)).name for source in shards.meta["sources"]]
     return {
         **shards.meta,
         "sources": sources,
@@ -225,11 +226,6 @@ def _facts(shards: Shards) -> dict[str, Any]:
         else ", ".join(sources),
         "left_out": {"train": left_out},
     }
-
-
-def _sources(shards: Shards) -> list[str]:
-    """What the text was built from, by the names of files."""
-    return [Path(str(source)).name for source in shards.meta["sources"]]
 
 
 def _library() -> Path:
@@ -262,10 +258,9 @@ their top. Made by `make pretrained`.
 """
 
 
-def _about_model(name: str, folder: Path, shards: Shards, making: Making) -> str:
+def _about_model(name: str, folder: Path, meta: dict[str, Any], making: Making) -> str:
     """Every figure from the folder's own files."""
-    recipe, meta = read_recipe(folder), _facts(shards)
-    environment = read_json(folder / ENVIRONMENT)
+    recipe, environment = read_recipe(folder), read_json(folder / ENVIRONMENT)
     rows = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     trained, last = ([row for row in rows if row["kind"] == kind][-1] for kind in ("train", "eval"))
     return f"""# {name}

@@ -45,10 +45,8 @@ def probe(recipe: Recipe[Any], shards: Shards) -> dict[str, Any]:
 
 def _steps(model: Any, recipe: Recipe[Any], shards: Shards, device: str) -> tuple[float, float]:
     """Tokens of a step and its median time."""
-    train, split = (
-        recipe.train,
-        "validation" if "train" in shards.left_out else "train",
-    )  # a step takes as long with any text
+    train = recipe.train
+    split = "validation" if "train" in shards.left_out else "train"  # a step takes as long with any text
     view = training_view(shards, recipe.data, train, split=split)
     objective = Objective(model, precision=choose_precision(train.precision, device))
     optimizer = make_optimizer(model.named_parameters(), decay_names(model), train)
