@@ -44,3 +44,39 @@ def test_the_forward_pass_alone(formers: Formers, monkeypatch: pytest.MonkeyPatc
 
 def test_a_mechanism_that_is_unknown_is_refused(formers: Formers) -> None:
     assert "did you mean 'window'" in formers.refuses("crossover", "--only", "windw")
+
+
+def hashing_pays_from_100(asked: dict[str, Any]) -> dict[str, Any]:
+    found = pretended(asked)
+    if asked["mechanism"] == "lsh":
+        found["training"]["seconds"] = asked["length"] * 100 / 1e5
+    return found
+
+
+def hashing_never_pays(asked: dict[str, Any]) -> dict[str, Any]:
+    found = pretended(asked)
+    if asked["mechanism"] == "lsh":
+        found["training"]["seconds"] = asked["length"] ** 2 * 1.1 / 1e5
+    return found
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        (hashing_pays_from_100, "hashing was faster from 100 tokens on: for a Reformer, --model.full-below 100"),
+        (hashing_never_pays, "hashing was not faster up to 128 tokens: for a Reformer, --model.full-below 129"),
+    ],
+)
+def test_its_last_line_tells_a_reformer_below_which_length_not_to_hash(
+    measured: Any, said: str, formers: Formers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(crossover, "in_a_process", measured)
+    out = formers("crossover", "--lengths", 64, 128, "--only", "lsh", "--out", tmp_path / "map").out
+    assert out.strip().splitlines()[-1] == said
+
+
+def test_where_hashing_was_not_measured_it_says_nothing_of_it(
+    formers: Formers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(crossover, "in_a_process", pretended)
+    assert "full-below" not in formers("crossover", "--lengths", 64, 128, "--only", "window", "--out", tmp_path).out

@@ -63,7 +63,29 @@ def main(arguments: list[str]) -> int:
         return 0
     stdout().print(_table(result))
     stdout().print(f"\n{options.out / 'crossover.json'}, {options.out / 'crossover.svg'}", markup=False)
+    told = _told_a_reformer(result)
+    if told:
+        stdout().print(told, markup=False, soft_wrap=True)
     return 0
+
+
+def _told_a_reformer(result: Mapping[str, Any]) -> str | None:
+    """The setting that makes a Reformer attend in full where hashing was not faster here; none where that is not known."""
+    mode = _mode(result)
+    lengths = {
+        name: {p["length"] for p in result["points"] if p["mechanism"] == name and p.get(mode)}
+        for name in ("full", "lsh")
+    }
+    both = lengths["full"] & lengths["lsh"]
+    if len(both) < 2:
+        return None
+    pays = result["mechanisms"]["lsh"][mode]["seconds_beats_full_from"]
+    found = (
+        f"hashing was not faster up to {max(both):,} tokens"
+        if pays is None
+        else f"hashing was faster from {pays:,} tokens on"
+    )
+    return f"{found}: for a Reformer, --model.full-below {max(both) + 1 if pays is None else pays}"
 
 
 def _table(result: Mapping[str, Any]) -> Any:

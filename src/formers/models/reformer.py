@@ -18,6 +18,9 @@ on a grid, so that a table for half a million places has some hundred rows.
 `rules` says which keys a query sees in its chunks. "transformers": all of them, which is what the authors' code and Hugging
 Face's do, and what published weights were trained with. "paper": those of its own bucket, each once, as the paper says.
 
+Beyond the paper, and off by default: `full_below` (short texts are not hashed), `local_heads` in hashed layers, and
+`memory_layers`, whose feed-forward gives way to a product-key memory (parts/product_keys.py).
+
 Departures
 - Any length is taken, in training too; texts are filled up to whole chunks inside. transformers fills up in evaluation alone.
 - The number of buckets follows each text where it is not given; transformers keeps that of the first text it sees.
@@ -56,6 +59,7 @@ from formers.parts.lsh import RULES, HashedAttention, SharedProject
 from formers.parts.model import Model, Output
 from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
+from formers.parts.product_keys import NORMS, ProductKeyMemory, problems_of_memory
 from formers.parts.reversible import Reversible, concatenate
 from formers.parts.states import StagedState, Tree
 
@@ -68,6 +72,10 @@ class ReformerConfig:
     """Sizes of transformers' configuration by default, but for num_heads, which is that of the published models."""
 
     architecture: ClassVar[str] = "reformer"
+    later: ClassVar[tuple[str, ...]] = (
+        "full_below", "local_heads", "memory_layers", "memory_keys", "memory_heads", "memory_d_key", "memory_best",
+        "memory_norm",
+    )  # fmt: skip
 
     vocab_size: int = 320
     d_model: int = 256
@@ -88,6 +96,10 @@ class ReformerConfig:
     """Even, or even factors; none: as many as the text asks for."""
     rules: Literal["transformers", "paper"] = "transformers"
     hash_seed: int | None = None
+    full_below: int = 0
+    """Tokens of a row below which hashed layers attend in full. ``formers crossover`` measures from how many hashing pays."""
+    local_heads: int = 0
+    """Heads of a hashed layer that look at their chunk and those beside it, instead of at buckets."""
     lsh_chunk: int = 64
     lsh_before: int = 1
     lsh_after: int = 0
@@ -99,6 +111,16 @@ class ReformerConfig:
     activation: str = "relu"
     ff_chunks: int = 1
     """Stretches of the text whose feed-forwards are computed one after another, to save memory."""
+    memory_layers: tuple[int, ...] = ()
+    """Layers, counted from 0, that have a product-key memory in place of the feed-forward."""
+    memory_keys: int = 128
+    """Half-keys of either set. A memory holds as many values as their square."""
+    memory_heads: int = 4
+    memory_d_key: int = 128
+    memory_best: int = 32
+    """Values that each head gives a token."""
+    memory_norm: Literal["layer", "batch", "none"] = "layer"
+    """Of a memory's queries; the paper's is batch."""
     eps: float = 1e-12
     dropout: float = 0.05
     lsh_dropout: float = 0.0
@@ -118,7 +140,7 @@ class ReformerConfig:
         problems += [] if self.layers else ["layers is empty, wanted local, lsh or both"]
         problems += [] if self.rules in RULES else [f"rules {self.rules!r} is none of {', '.join(RULES)}"]
         problems += unknown_activation(self, ACTIVATIONS) + self._axial_problems() + self._window_problems()
-        problems += bucket_problems(self.num_buckets)
+        problems += bucket_problems(self.num_buckets) + self._extra_problems()
         problems += [] if self.head is None else head_problems(self, [head for head in HEADS if head is not None])
         if self.head is None and self.causal is False:
             problems.append("causal is False, and a head for the next token must not see it; or head=masked_token")
@@ -148,6 +170,20 @@ class ReformerConfig:
             f"{name} is {getattr(self, name)}, and a causal model sees no later chunks" for name in later
         ]
 
+    def _extra_problems(self) -> list[str]:
+        problems = [] if self.full_below >= 0 else [f"full_below is {self.full_below}, wanted at least 0"]
+        if not 0 <= self.local_heads <= self.num_heads:
+            problems.append(f"local_heads is {self.local_heads}, wanted 0 to num_heads, {self.num_heads}")
+        outside = [i for i in self.memory_layers if not 0 <= i < self.num_layers]
+        problems += [f"memory_layers has {i}, wanted 0 to {self.num_layers - 1}" for i in outside]
+        if self.memory_norm not in NORMS:
+            problems.append(f"memory_norm {self.memory_norm!r} is none of {', '.join(NORMS)}")
+        sizes = (self.memory_keys, self.memory_heads, self.memory_d_key, self.memory_best)
+        problems += problems_of_memory(*sizes, prefix="memory_")
+        if self.batch_normed and self.ff_chunks > 1:
+            problems.append("memory_norm is batch, and ff_chunks would take averages of every chunk by itself")
+        return problems
+
     @property
     def is_causal(self) -> bool:
         return self.head is None if self.causal is None else self.causal
@@ -156,6 +192,16 @@ class ReformerConfig:
     def kinds(self) -> tuple[str, ...]:
         """The kind of every layer."""
         return tuple(self.layers[i % len(self.layers)] for i in range(self.num_layers))
+
+    @property
+    def hashes(self) -> bool:
+        """Whether any text that the model takes is hashed."""
+        return "lsh" in self.kinds and self.full_below <= self.max_length
+
+    @property
+    def batch_normed(self) -> bool:
+        """Whether what one token asks of a memory depends, in training, on what others ask."""
+        return bool(self.memory_layers) and self.memory_norm == "batch"
 
     @property
     def multiple(self) -> int:
@@ -180,6 +226,8 @@ def lsh(config: ReformerConfig) -> HashedAttention:
         rules=RULES[config.rules],
         eps=KEY_EPS,
         dropout=config.lsh_dropout,
+        full_below=config.full_below,
+        local_heads=config.local_heads,
     )
 
 
@@ -193,9 +241,22 @@ def local(config: ReformerConfig) -> nn.Module:
 SUBLAYERS: dict[str, Callable[[ReformerConfig], nn.Module]] = {"local": local, "lsh": lsh}
 
 
-def feed_forward(config: ReformerConfig) -> nn.Module:
+def feed_forward(config: ReformerConfig, layer: int) -> nn.Module:
+    if layer in config.memory_layers:
+        return in_chunks(memory(config), config.ff_chunks)
     whole = FeedForward(config.d_model, config.d_ff, activation_name=config.activation, dropout=config.dropout)
     return in_chunks(whole, config.ff_chunks)
+
+
+def memory(config: ReformerConfig) -> ProductKeyMemory:
+    return ProductKeyMemory(
+        config.d_model,
+        keys=config.memory_keys,
+        heads=config.memory_heads,
+        d_key=config.memory_d_key,
+        best=config.memory_best,
+        norm=NORMS[config.memory_norm],
+    )
 
 
 def language(config: ReformerConfig) -> LanguageHead:
@@ -251,7 +312,10 @@ class Reformer(Model):
         self.causal = causal
         self.tokens = nn.Embedding(config.vocab_size, d_model)
         self.places = places(config)
-        blocks = [{"attention": SUBLAYERS[kind](config), "feed_forward": feed_forward(config)} for kind in config.kinds]
+        blocks = [
+            {"attention": SUBLAYERS[kind](config), "feed_forward": feed_forward(config, i)}
+            for i, kind in enumerate(config.kinds)
+        ]
         self.trunk = Reversible(
             blocks,
             lambda: LayerNorm(d_model, config.eps),
@@ -278,12 +342,15 @@ class Reformer(Model):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """N(0, init_std), biases 0, and the tables of the grid N(0, axial_std)."""
+        """N(0, init_std), biases 0, and the tables of the grid N(0, axial_std); memories have a say of their own."""
         if self.tokens.weight.is_meta:
             return
         initialise_normal(self, self.config.init_std, generator)
         if isinstance(self.places, AxialPositions):
             initialise_normal(self.places, self.config.axial_std, generator)
+        for module in self.modules():
+            if isinstance(module, ProductKeyMemory):
+                module.initialise(generator)
 
 
 def places(config: ReformerConfig) -> nn.Module:
@@ -294,7 +361,7 @@ def places(config: ReformerConfig) -> nn.Module:
 
 def law_exceptions(config: ReformerConfig) -> dict[str, str]:
     """The laws that hashing makes inexact, and why; and those that say nothing of a head."""
-    hashed = "lsh" in config.kinds
+    hashed, ring = config.hashes, not config.is_causal and (config.hashes or "local" in config.kinds)
     sorting = "chunks of sorted tokens: what stands elsewhere moves their borders"
     exceptions = {}
     if hashed and config.is_causal:
@@ -304,10 +371,15 @@ def law_exceptions(config: ReformerConfig) -> dict[str, str]:
         }
     if hashed and config.hash_seed is None:
         exceptions["training differs only by dropout"] = "in training rotations are drawn anew at every call"
-    if hashed or not config.is_causal:
+    if hashed or ring:
         exceptions["documents stay apart"] = f"LSH attends in {sorting}; local layers count chunks from the row's start"
-    if not config.is_causal or (hashed and (config.rules != "paper" or config.num_buckets is None)):
+    if ring or (hashed and (config.rules != "paper" or config.num_buckets is None)):
         exceptions["padding changes nothing"] = "chunks stand in a ring, and there are as many as the padded row fills"
+    elif hashed and config.full_below:
+        exceptions["padding changes nothing"] = "the length of the padded row decides whether it is hashed (full_below)"
+    if config.batch_normed:
+        shared = "queries of its memories are normed by averages of the batch"
+        exceptions |= {"rows independent": shared, "training differs only by dropout": f"in training {shared}"}
     if config.head == "sequence":
         exceptions["documents stay apart"] = "its head reads a row by its first token, so a row is one text"
     if config.head == "none":

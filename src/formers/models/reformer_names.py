@@ -118,7 +118,7 @@ FOREIGN = _ReformerForeign(
         "initializer_range": 0.02,
         "axial_norm_std": 1.0,
     },
-    only={"rules": "transformers"},
+    only={"rules": "transformers", "full_below": 0, "local_heads": 0, "memory_layers": ()},
 )
 
 HEADS: dict[str | None, dict[str, str]] = {

@@ -12,6 +12,9 @@ Two sets of rules say what is seen within the chunks:
     WholeChunks  the authors' code and Hugging Face's: everything in the chunks; what is found twice counts twice; and the
                  chunks of all rounds stand in one ring, in which each round's first looks back at the last of the round before
 
+Where a text is short enough to be seen whole (`full_below`), all rounds of all buckets come to this: N is 1 for every key that
+the mask lets through. That is full attention, and torch's kernels do it.
+
 `dense` is the slow twin, written as the formula above; `chunked.py` is the fast path.
 """
 
@@ -26,11 +29,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from formers.axes import Hidden, Keys, Queries, Values
-from formers.parts.attend import safe_softmax
+from formers.parts.attend import attend, safe_softmax
 from formers.parts.chunked import SELF, Window, attend_chunks
 from formers.parts.hashing import Buckets, Hashing, Order, bucketed, coded, ranks, sort, taken_apart
 from formers.parts.lsh_cache import Entries, HashedCache
-from formers.parts.masks import Causal, Everything, Mask, SameDocument
+from formers.parts.masks import Causal, Everything, Mask, SameDocument, StrictlyPast
+from formers.parts.masks import Window as Near
 from formers.parts.positions import Positions
 from formers.parts.replay import chosen
 from formers.parts.taps import Tap
@@ -147,6 +151,8 @@ class HashedAttention(nn.Module):
     hashing  how tokens are sorted
     rules    what is seen within the chunks
     eps      under the root that makes keys of queries
+    full_below   tokens of a row, padding included, below which nothing is hashed: full attention by the same formula
+    local_heads  so many of the first heads sort by place, and see their chunk and those beside it
     Texts of at most a chunk are seen whole: hashed for `SameBucket`, all of it for `WholeChunks`.
 
     With a state, queries sort themselves among all that was read so far (see lsh_cache.py).
@@ -162,11 +168,15 @@ class HashedAttention(nn.Module):
         rules: Rules,
         eps: float,
         dropout: float = 0.0,
+        full_below: int = 0,
+        local_heads: int = 0,
     ) -> None:
         super().__init__()
         self.project, self.mix, self.hashing, self.rules, self.eps = project, mix, hashing, rules, eps
+        self.full_below, self.local_heads = full_below, local_heads
         self.window = replace(window, same_bucket=rules.same_bucket, shared=True)
         self.mask: Mask = (Causal() if window.causal else Everything()) & SameDocument()
+        self.others: Mask = (StrictlyPast() if window.causal else ~Near(1)) & SameDocument()
         self.dropout = dropout
         self.queries, self.values, self.pattern, self.heads, self.buckets = Tap(), Tap(), Tap(), Tap(), Tap()
 
@@ -195,22 +205,51 @@ class HashedAttention(nn.Module):
         k = unit(q, self.eps)
         if self.pattern.heard:
             return self.look_densely(q, k, v, positions, window, order)
-        dropout = self.dropout if self.training else 0.0
-        return attend_chunks(q, k, v, order, positions.index, positions.document, window, dropout)
+        if q.shape[1] < self.full_below:
+            return self.look_at_all(q, k, v, positions)
+        return attend_chunks(q, k, v, order, positions.index, positions.document, window, self._dropped)
 
     def sorted(self, q: Split, positions: Positions, bucket: Buckets | None) -> tuple[Window, Order]:
-        """The window, and every head's order in every round."""
+        """The window, and every head's order in every round. What is seen whole is one bucket in one chunk, in one round."""
         batch, n, heads, _ = q.shape
-        window = self.window if n > self.window.chunk else replace(self.window, chunk=n, before=0, after=0, multiple=n)
-        if n <= self.window.chunk and not self.rules.same_bucket:
+        in_one = n <= self.window.chunk or n < self.full_below
+        window = replace(self.window, chunk=n, before=0, after=0, multiple=n) if in_one else self.window
+        if self.seen_whole(n):
             return window, torch.arange(n, device=q.device).expand(batch, heads, 1, n)
 
         def choose() -> Order:
-            seed, room = self.hashing.seed_for(self.training), self.window.filled(n)
-            fell = bucketed(q, positions.present, self.hashing, room, seed) if bucket is None else bucket
-            return sort(fell) if n > self.window.chunk else coded(fell)  # within a chunk no order is needed
+            room = self.window.filled(n)
+            fell = self.fallen(q, positions, room, self.training) if bucket is None else bucket
+            return coded(fell) if in_one else sort(fell)  # within a chunk no order is needed
 
         return window, chosen(choose)
+
+    def seen_whole(self, length: Any) -> Any:
+        """Whether all of a text of `length` tokens (a number, or a tensor of them) is seen, whatever bucket it falls into."""
+        return length < (self.full_below if self.rules.same_bucket else max(self.full_below, self.window.chunk + 1))
+
+    def fallen(self, q: Split, positions: Positions, length: int, training: bool) -> Buckets:
+        """The buckets of `q` in a text of `length` tokens. Local heads have one, and so their order is that of places."""
+        found = bucketed(q, positions.present, self.hashing, length, self.hashing.seed_for(training))
+        if not self.local_heads:
+            return found
+        is_local = torch.arange(q.shape[2], device=q.device)[:, None, None] < self.local_heads
+        return found.masked_fill(is_local & positions.present[:, None, None, :], 0)
+
+    def look_at_all(self, q: Split, k: Split, v: Split, positions: Positions) -> Split:
+        """The formula where each N is 1: attention to all others, and to oneself where there are none."""
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        out = attend(q, k, v, positions, positions, mask=self.others, dropout=self._dropped)
+        alone = self.alone(positions)[:, None, :, None].to(v.dtype).expand(*v.shape[:3], 1)
+        return (out + nn.functional.dropout(alone, self._dropped) * v).transpose(1, 2)
+
+    def alone(self, positions: Positions) -> Tensor:
+        """Which tokens see nothing but themselves [1 or batch, seq]."""
+        n = positions.length
+        if positions.start is not None:
+            return torch.arange(n, device=positions.index.device)[None] < (1 if self.window.causal or n == 1 else 0)
+        others = self.others.allows(positions.as_queries(), positions.as_keys()) & positions.present[:, None, None, :]
+        return positions.present & ~others.any(-1)[:, 0]
 
     def look_densely(self, q: Split, k: Split, v: Split, positions: Positions, window: Window, order: Tensor) -> Split:
         n = q.shape[1]
@@ -221,7 +260,11 @@ class HashedAttention(nn.Module):
         return dense(q, k, v, times, same, visible, self._drop_and_show).transpose(1, 2)
 
     def _drop_and_show(self, pattern: Tensor) -> Tensor:
-        return self.pattern(nn.functional.dropout(pattern, self.dropout, self.training))
+        return self.pattern(nn.functional.dropout(pattern, self._dropped))
+
+    @property
+    def _dropped(self) -> float:
+        return self.dropout if self.training else 0.0
 
     def _visible(self, q: Positions, k: Positions) -> Tensor:
         seen = self.mask.allows(q.as_queries(), k.as_keys())
@@ -234,24 +277,29 @@ class HashedAttention(nn.Module):
 
         The rotations are the same at every step, also in training, since buckets are remembered. What was read is not
         sorted anew by what came later, so a text in steps is not the text in one call (the model's law_exceptions).
+        A text that is short so far is seen whole; its buckets are remembered all the same, for when it no longer is.
         """
-        seed, room = self.hashing.seed_for(training=False), self.window.filled(state.capacity)
-        bucket = chosen(lambda: bucketed(q.detach(), positions.present, self.hashing, room, seed))
+        room = self.window.filled(state.capacity)
+        bucket = chosen(lambda: self.fallen(q.detach(), positions, room, training=False))
         empty = state.vectors.start == 0
         entries = state.extend(q.transpose(1, 2), v.transpose(1, 2), bucket, positions)
         if empty:
             return self.look(q, v, positions, bucket), entries.staged
-        told, at = self.sorted_so_far(entries), entries.at
-        fresh = Sorted(_pick(told.rank, at), _pick(told.bucket, at), told.filled)
-        times = self.rules.times(fresh, told, self.window)
-        if not self.rules.same_bucket:
-            few = entries.positions.present.sum(-1)[:, None, None, None] <= self.window.chunk
-            times = torch.where(few, 1, times)
+        times = self.times_so_far(entries, state.capacity)
         visible = self._visible(positions, entries.positions)
-        same = at[:, None, :, None] == torch.arange(entries.keys.shape[2], device=q.device)
+        same = entries.at[:, None, :, None] == torch.arange(entries.keys.shape[2], device=q.device)
         k = unit(entries.keys, self.eps)
         out = dense(q.transpose(1, 2).to(k.dtype), k, entries.values, times, same, visible, self._drop_and_show)
         return out.transpose(1, 2).to(q.dtype), entries.staged
+
+    def times_so_far(self, entries: Entries, capacity: int) -> Tensor:
+        """How often each fresh token sees each key of all that was read, row by row, by the length of the text so far."""
+        if self.seen_whole(capacity):
+            return torch.ones((), dtype=torch.long, device=entries.keys.device)
+        told, at = self.sorted_so_far(entries), entries.at
+        fresh = Sorted(_pick(told.rank, at), _pick(told.bucket, at), told.filled)
+        length = entries.positions.present.sum(-1)[:, None, None, None]
+        return torch.where(self.seen_whole(length), 1, self.rules.times(fresh, told, self.window))
 
     def sorted_so_far(self, entries: Entries) -> Sorted:
         """The order of all that was read, fresh tokens included, row by row. Empty slots stand last."""
