@@ -43,6 +43,9 @@ def shards(formers: Formers, text: Path) -> Path:
 def test_compare_prints_a_table_and_a_verdict_and_writes_what_report_reads(formers: Formers, shards: Path) -> None:
     Path("mine.py").write_text(OWN)
     asked = ["compare", "a=mine.py:small", "b=mine.py:small", "--data", shards, *QUICK, "--out", "out"]
+    formers("data", "build", "my.txt", "--out", "letters", "--tokenizer", "char", "--separator", "\n\n\n")
+    letters = [*asked[:4], "letters", *asked[5:]]
+    assert "é" in formers.refuses(*letters, "--text", "café")  # before anything is trained
     said = formers(*asked, "--dry-run")
     assert said.code == 0, said.err
     assert "4 trainings, 4 documents to read: about " in said.out
@@ -70,6 +73,7 @@ def test_compare_prints_a_table_and_a_verdict_and_writes_what_report_reads(forme
 def test_a_task_in_place_of_text(formers: Formers) -> None:
     Path("mine.py").write_text(OWN)
     asked = ["compare", "a=mine.py:small", "b=mine.py:small", "--task", "copying", "--budget", "steps=1", "--seeds", 2]
+    assert formers(*asked, "--dry-run", "--json").json["trainings"] == 4
     done = formers(*asked, "--batch-size", 4, "--set", "compile=off", "--out", "task")
     assert done.code == 0, done.err
     assert "of the answers wrong" in " ".join(done.out.split())
@@ -87,6 +91,35 @@ def test_compare_refuses_early(formers: Formers) -> None:
     wrong = ["compare", "gpt2.nano", "--budget", "steps=1", "--set", "batchsize=4"]
     assert "did you mean 'batch_size'" in formers.refuses(*wrong, "--task", "recall")
     assert "did you mean 'recall'" in formers.refuses("compare", "gpt2.nano", "--budget", "steps=1", "--task", "recal")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--budget", "steps=1", "--seed", -1, "--seq-len", 0], "seed is -1, wanted at least 0; seq_len is 0"),
+        (["--budget", "steps=1", "--set", "steps=9"], "steps is set, wanted --budget steps=N in its place"),
+        (["--budget", "tokens=1e400"], "a number above 0"),
+        (["--budget", "bytes=1MB", "--task", "copying"], "whose rows are no text"),
+        (
+            ["--budget", "steps=1", "--task", "copying", "--data", "x", "--text", "y"],
+            "--data, --text with --task copying",
+        ),
+        (["llama.nano@none", "--budget", "steps=1"], "parameters='none'"),
+    ],
+)
+def test_compare_refuses_what_it_would_pass_over(formers: Formers, words: list[object], said: str) -> None:
+    assert said in " ".join(formers.refuses("compare", "gpt2.nano", *words).split())
+
+
+def test_a_folder_that_is_no_comparison_on_text_is_refused(formers: Formers) -> None:
+    Path("bad").mkdir()
+    Path("bad/compare.json").write_text("{")
+    assert "cannot be read" in formers.refuses("compare", "bad")
+    about = {"verdict": "", "ranking": ["a"], "entrants": {"a": {"runs": []}}, "pairs": []}
+    Path("bad/compare.json").write_text(json.dumps({**about, "task": {"name": "copying"}}))
+    assert "compares on the task copying" in formers.refuses("compare", "bad", "gpt2.nano", "--budget", "steps=1")
+    Path("bad/compare.json").write_text(json.dumps(about))
+    assert "the label 'old'" in formers.refuses("compare", "old=bad")
 
 
 def test_schedule_draws_what_is_applied_without_torch(formers: Formers) -> None:

@@ -30,6 +30,19 @@ def test_eval_of_a_model_folder_asks_for_text(formers: Formers, run: Path):
     assert "--data" in formers.refuses("eval", run / "model")
 
 
+def test_eval_of_a_text_shows_true_beside_predicted_tokens(formers: Formers, run: Path):
+    text = "def f9(x):"
+    found = formers("eval", run, "--text", text, "--json").json
+    assert "".join(row["true"] for row in found["tokens"]) == text[1:]
+    assert all((row["true"] == row["predicted"]) == (row["rank"] == 0) for row in found["tokens"])
+    said = formers("eval", run, "--text", text).out
+    assert said.splitlines()[2].startswith("'e' ")  # the first token is not predicted
+    assert len(said.splitlines()) == 2 + len(text) - 1
+    long = formers("eval", run, "--text", "x" * 100)
+    assert "the first 64 of 100 tokens" in long.err
+    assert "two or more" in formers.refuses("eval", run, "--text", "x")
+
+
 def test_generate_streams_what_json_lists(formers: Formers, run: Path):
     asked = ["generate", run, "def ", "--max-new-tokens", 12, "--seed", 3, "--num-samples", 2]
     listed = formers(*asked, "--json").json

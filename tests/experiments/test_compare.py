@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,21 @@ def test_samples_and_predictions_stand_side_by_side(handicap: tuple[dict[str, An
     assert all(len(written) == len(found["prompts"]) == 2 for written in found["samples"].values())
     assert "".join(row["true"] for row in found["predictions"]["good"]) == "he quick brown fox"
     assert all((row["true"] == row["predicted"]) <= (row["rank"] == 0) for row in found["predictions"]["good"])
+
+
+def test_four_sizes_of_an_architecture_give_a_power_with_its_interval() -> None:
+    rng, sizes = np.random.default_rng(0), [50_000, 100_000, 200_000, 400_000, 402_000]
+    found = {
+        str(size): {"parameters": size, "of_seeds": [9 * size**-0.1 * float(rng.normal(1, 0.01)) for _ in range(3)]}
+        for size in sizes
+    }
+    entrants = [SimpleNamespace(label=label, recipe=SimpleNamespace(architecture="gpt2")) for label in found]
+    (row,) = outcome.scaling(SimpleNamespace(entrants=entrants), found)  # type: ignore[arg-type]
+    assert row["low"] < -0.1 < row["high"] < 0
+    assert row["exponent"] == pytest.approx(-0.1, abs=0.02)
+    assert row["sizes"] == sizes[:4]  # what was brought to one size is one size
+    assert "4 sizes from 50,000 to 400,000" in row["words"]
+    assert outcome.scaling(SimpleNamespace(entrants=entrants[1:]), found) == []  # type: ignore[arg-type]
 
 
 # --- fair -------------------------------------------------------------------------------------------------------------------

@@ -101,9 +101,19 @@ def test_ranges_are_read_and_refused() -> None:
         ("train.rl=1:2", "did you mean 'train.lr'"),
         ("train.lr=2e-2:1e-2", "LOW:HIGH"),
         ("model.num_layers=one:two", "LOW:HIGH"),
+        ("model.num_layers=1:4:0", "LOW:HIGH"),
+        ("train.lr=1e-4:inf", "LOW:HIGH"),
+        ("train.steps=10:20", "wanted --budget steps=N"),
+        ("model.dropout=0:0.5", "searched by its logarithm"),
     ):
         with pytest.raises(ConfigError, match=said):
             parse_ranges([word], own)
+    (dropout,) = parse_ranges(["model.dropout=0:0.5:0.1"], own)
+    assert tune.distributions([dropout])["model.dropout"].log is False
+    assert tune._own_values(own, [dropout]) == {"model.dropout": 0.0}
+    assert tune._own_values(own, [Range("train.lr", 1e-3, 1.0, 0.02)]) is None  # its own rate is no step of these
+    with pytest.raises(ConfigError, match="seed is -1"):
+        TuneSettings(Budget("steps", 8), seed=-1, train={"minutes": 3})
     assert [each.name for each in usual(own)] == ["train.lr", "model.num_layers", "model.d_model"]
     assert changed(own, {"train.lr": 0.5, "model.num_layers": 3}).model.num_layers == 3
     with pytest.raises(TargetError, match="cannot be read"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ class Options:
 
     recipes: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE...")]
     """Recipes (gpt2.tiny, file.py:function), runs that ended before (several seeds with commas between), or the folder of an
-    earlier comparison. LABEL=RECIPE gives a label."""
+    earlier comparison. LABEL=RECIPE gives a label, RECIPE@2M a model of so many parameters whatever the others have."""
     budget: tuple[str, ...] = ()
     """One of tokens=4M, minutes=10, flops=1e14, bytes=12MB, steps=300; and parameters=2M for the size of all."""
     seeds: int = 3
@@ -54,7 +54,7 @@ class Options:
     longest: int = 65_536
     """Bytes that such a document has at most."""
     text: str | None = None
-    """True beside predicted tokens of this text; of a document's beginning where none."""
+    """True beside predicted tokens of the beginning of this text; of a document where none."""
     code: str | None = None
     """file.py:function, for runs of a model of your own."""
     seed: int = 0
@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> int:
     if options.task is not None:
         return _task(options, settings, talk)
     plan = compare.make_plan(entries(options.recipes), settings, data=options.data, quiet=options.json)
+    _check_text(plan, options.text)
     for line in (*(match.words() for match in plan.matches), *plan.notes):
         talk.print(line, markup=False)
     with talk.status("measuring ..."):
@@ -94,6 +95,12 @@ def main(arguments: list[str]) -> int:
     if compare.train(plan, options.out, progress=False if options.json else None, before=_announce(talk)):
         return 130  # the training has said how to go on
     return _finish(options, plan, costs, talk)
+
+
+def _check_text(plan: Plan, text: str | None) -> None:
+    """What a tokenizer cannot express is said before hours of training."""
+    for entrant in plan.entrants if text is not None else ():
+        (entrant.contestants[0].shards or plan.shards).tokenizer.encode(str(text))
 
 
 def _settings(options: Options) -> CompareSettings:
@@ -146,15 +153,32 @@ def results(
     return outcome.summarise(plan, rows, out, costs) | {"texts": outcome.texts(plan, out, text)}
 
 
+TEXT_ALONE = ("data", "seq_len", "own_tokenizers", "documents", "longest", "text", "code")
+"""Options that mean nothing to a task."""
+
+
+def _check_task(options: Options) -> None:
+    """Refuse what a task would pass over."""
+    given = [f.name for f in fields(options) if f.name in TEXT_ALONE and getattr(options, f.name) != f.default]
+    if given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(
+            f"{names} with --task {options.task}, which makes its rows itself", "a task or text", "leave them out"
+        )
+
+
 def _task(options: Options, settings: CompareSettings, talk: Any) -> int:
     from formers.experiments import task_contest
     from formers.experiments.entrants import entries, unique
 
+    _check_task(options)
     plan = task_contest.make_plan(unique(entries(options.recipes)), str(options.task), settings)
     for match in plan.matches:
         talk.print(match.words(), markup=False)
     talk.print(f"{len(plan.contestants)} trainings on {plan.task.name}: {plan.task.summary}", markup=False)
     if options.dry_run:
+        if options.json:
+            emit({"task": plan.task.name, "trainings": len(plan.contestants), "matching": plan.matches})
         return 0
     progress = False if options.json else None
     if task_contest.run_all(plan, options.out, progress=progress, say=lambda text: talk.print(text, markup=False)):

@@ -10,6 +10,7 @@ import tyro
 
 from formers.cli.console import emit, facts, remark, speaker, stdout, table
 from formers.cli.parse import Flag, changed_settings, parse
+from formers.errors import ConfigError, DataError, TargetError
 from formers.hub import targets
 
 NAMES = {
@@ -30,6 +31,8 @@ class Options:
     """Another shard folder than the run's own; it needs the same tokenizer."""
     batches: int = 0
     """Only so many batches; 0: all."""
+    text: str | None = None
+    """In place of the split: each token of this text, the likeliest in its place, the true one's probability and rank."""
     set: tuple[str, ...] = ()
     """NAME=VALUE: settings of the model other than the stored ones, such as memory_length=1600. Its weights must still fit."""
     code: str | None = None
@@ -45,6 +48,8 @@ def main(arguments: list[str]) -> None:
 
     found = targets.resolve(options.run, code=options.code, changes=changed_settings(options.set))
     remark(found.note)
+    if options.text is not None:
+        return _read(found, options.text, options)
     shards = shards_for(found, options.data)
     with speaker(options.json).status("evaluating ..."):
         row = evaluate_model(found, shards, batches=options.batches)
@@ -53,6 +58,30 @@ def main(arguments: list[str]) -> None:
     stdout().print(facts(_lines(row, str(shards.folder))))
     stdout().print()
     stdout().print(_by_position(row["by_position"]))
+    return None
+
+
+def _read(found: targets.Resolved, text: str, options: Options) -> None:
+    """True beside predicted tokens of a text."""
+    from formers.experiments.evaluation import objective_of
+    from formers.experiments.outcome import predictions
+
+    if (learnt := objective_of(found)) != "next_token":
+        raise ConfigError(f"{found.name} learns {learnt}", "a model that predicts the next token", "leave --text out")
+    if found.tokenizer is None:
+        raise TargetError(f"{found.name} has no tokenizer", "a run, or a model folder with a tokenizer.json")
+    length = len(found.tokenizer.encode(text))
+    limit = getattr(getattr(found.model, "config", None), "max_length", None) or length
+    if length < 2:
+        raise DataError(f"{text!r} is {length} token{'s' * (length != 1)}", "two or more: the first is not predicted")
+    remark(f"the first {limit:,} of {length:,} tokens, for which the model has positions" if limit < length else "")
+    rows = predictions(found.model, found.tokenizer, text, most=min(length, limit))
+    if options.json:
+        return emit({"target": options.run, "text": text, "tokens": rows})
+    content = table("True", "Likeliest", "Probability of the true one", "Rank", right=(2, 3))
+    for row in rows:
+        content.add_row(repr(row["true"]), repr(row["predicted"]), f"{row['chance']:.4f}", f"{row['rank'] + 1:,}")
+    stdout().print(content)
     return None
 
 

@@ -68,6 +68,11 @@ class Shards:
     def vocab_size(self) -> int:
         return int(self.meta["vocab_size"])
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 hex: tells these tokens and documents, and how they are split, from any others."""
+        return hashlib.sha256(json.dumps(self.meta["sha256"], sort_keys=True).encode()).hexdigest()
+
     def check_tokenizer(self, fingerprint: str) -> None:
         """Whether `fingerprint` is that of the tokenizer these tokens were made with.
 

@@ -10,8 +10,9 @@ parameters=2.6M    the size that every model is brought to; without it that of t
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from formers.errors import ConfigError, suggest
@@ -46,7 +47,7 @@ def parse(words: Sequence[str]) -> Budget:
             raise ConfigError(f"budget {word!r}", WANTED, suggest(name, (*AMOUNTS, *ALIASES, "parameters")))
         if name in found:
             raise ConfigError(f"the budget names {name} twice", "each once")
-        found[name] = _amount(name, text)
+        found[name] = amount_of(name, text)
     parameters = found.pop("parameters", None)
     if len(found) != 1:
         said = " and ".join(found) or "no amount of training"
@@ -55,16 +56,27 @@ def parse(words: Sequence[str]) -> Budget:
     return Budget(kind, amount, None if parameters is None else int(parameters))
 
 
-def _amount(name: str, text: str) -> float:
+def amount_of(name: str, text: str) -> float:
+    """A number above 0 with or without a unit: 4M, 12MB, 10m. Raises ConfigError that names what it was to be of."""
     match = re.fullmatch(r"\s*([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", text.lower())
     unit = match[2] if match else ""
     units = TIMES if name == "minutes" else UNITS
     if name == "bytes":
         unit = unit.removesuffix("b")
-    if match is None or unit not in units or (value := float(re.sub("[_,]", "", match[1])) * units[unit]) <= 0:
+    value = float(re.sub("[_,]", "", match[1])) * units[unit] if match and unit in units else 0.0
+    if not (1 if name == "parameters" else 0) <= value < math.inf or value == 0:
         example = "10m" if name == "minutes" else "2.5M"
         raise ConfigError(f"budget {name}={text!r}", "a number above 0, with or without a unit", f"{name}={example}")
     return value
+
+
+SAID_ELSEWHERE = {"steps": "--budget steps=N", "minutes": "--budget minutes=N", "seed": "--seed N"}
+"""Settings of a loop that a comparison or a search gives itself."""
+
+
+def said_elsewhere(names: Iterable[str]) -> list[str]:
+    """A problem for each setting that would be without effect, because the budget or the seed says it."""
+    return [f"{name} is set, wanted {SAID_ELSEWHERE[name]} in its place" for name in names if name in SAID_ELSEWHERE]
 
 
 def steps_of(budget: Budget, label: str, *, step_tokens: int, bytes_per_token: float, operations: float) -> int | None:

@@ -22,7 +22,7 @@ from formers.config import replace, require, to_dict
 from formers.data import Shards, open_shards
 from formers.errors import ConfigError, DataError
 from formers.experiments import contest, matching
-from formers.experiments.budget import Budget, steps_of
+from formers.experiments.budget import Budget, said_elsewhere, steps_of
 from formers.experiments.contest import Contestant
 from formers.experiments.entrants import (
     Entrant,
@@ -43,6 +43,8 @@ from formers.recipes.recipe import STRETCH
 from formers.training.batches import number_present
 
 Say = Callable[[str], None]
+
+LEAST = {"seeds": 1, "documents": 2, "longest": 1, "evaluations": 1, "seed": 0, "batch_size": 1, "seq_len": 1}
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,13 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} is {getattr(self, name)}, wanted at least {least}"
-            for name, least in (("seeds", 1), ("documents", 2), ("longest", 1), ("evaluations", 1))
-            if getattr(self, name) < least
+            f"{name} is {value}, wanted at least {least}"
+            for name, least in LEAST.items()
+            if (value := getattr(self, name)) is not None and value < least
         ]
         if not 0 < self.tolerance < 1:
             problems.append(f"tolerance is {self.tolerance}, wanted a share above 0 and below 1")
+        problems += said_elsewhere(self.train)
         require("CompareSettings", problems)
 
 
@@ -141,15 +144,24 @@ def make_plan(
         raise ConfigError("nothing to compare is named", "recipes or runs", "formers train --help lists the recipes")
     lead = earlier[named[0].label].recipe if named[0].label in earlier else None
     recipes_ = _alike({label: recipe for label, (recipe, _) in prepared.items()}, settings, lead)
-    recipes_, matches = _matched(recipes_, settings, lead)
+    sizes = {entry.label: entry.parameters for entry in named if entry.parameters is not None}
+    recipes_, matches = matching.to_one_size(recipes_, settings, lead=lead, own=sizes)
+    kinds = [(recipe, sizes.get(label)) for label, recipe in fresh.items()]
     step_tokens, operations = {}, {}
     made: dict[str, Entrant] = {}
     for number, (label, recipe) in enumerate(recipes_.items()):
         own = prepared[label][1]
         step_tokens[label] = step_tokens_of(recipe, own)
-        operations[label] = operations_of(recipe)
+        operations[label] = matching.operations(recipe)
         made[label] = _entrant(
-            label, recipe, own, shards, settings, step_tokens[label], operations[label], fresh, number
+            label,
+            recipe,
+            own,
+            shards,
+            settings,
+            step_tokens[label],
+            operations[label],
+            kinds[:number].count(kinds[number]),
         )
     entrants = tuple({**made, **earlier}[entry.label] for entry in named)
     documents = choose(shards, settings)
@@ -227,24 +239,6 @@ def _lanes(train: TrainSettings, batch_size: int) -> dict[str, int]:
     return {"accumulate": train.accumulate if batch_size % train.accumulate == 0 else 1}
 
 
-def _matched(
-    found: dict[str, Recipe[Any]], settings: CompareSettings, lead: Recipe[Any] | None
-) -> tuple[dict[str, Recipe[Any]], list[Match]]:
-    """The recipes at one size, and what was done to each."""
-    if not found or settings.match == "nothing":
-        return found, []
-    count = matching.parameters if settings.match == "parameters" else operations_of
-    asked = settings.budget.parameters if settings.budget and settings.match == "parameters" else None
-    target = asked or count(lead or next(iter(found.values())))
-    what = "parameters" if settings.match == "parameters" else "operations a token"
-    return matching.match_all(found, target, count, what=what, tolerance=settings.tolerance)
-
-
-def operations_of(recipe: Recipe[Any]) -> int:
-    """Of a training token."""
-    return contest.operations(recipe.build(), recipe.train.seq_len, carried=recipe.train.carry_state)
-
-
 def step_tokens_of(recipe: Recipe[Any], shards: Shards) -> float:
     """Tokens of an update, padding aside: the mean of the first few."""
     view = training_view(shards, recipe.data, recipe.train)
@@ -253,16 +247,15 @@ def step_tokens_of(recipe: Recipe[Any], shards: Shards) -> float:
 
 def _entrant(
     label: str, recipe: Recipe[Any], own: Shards, shards: Shards, settings: CompareSettings,
-    step_tokens: float, operations: int, fresh: dict[str, Recipe[Any]], number: int,
+    step_tokens: float, operations: int, again: int,
 ) -> Entrant:  # fmt: skip
-    """The contestants of a recipe, a seed each. A recipe that is named again has other seeds than before."""
+    """The contestants of a recipe, a seed each. again: how often the recipe was named before; then it has other seeds."""
     budget = settings.budget
     assert budget is not None, "recipes without a budget were refused"
     spelled = own.meta["bytes"]["train"] / max(1, own.meta["tokens"]["train"])
     steps = steps_of(budget, label, step_tokens=round(step_tokens), bytes_per_token=spelled, operations=operations)
     train = budgeted(recipe.train, steps, budget, settings)
     recipe = dataclasses.replace(recipe, name=label, train=train)
-    again = sum(fresh[other] == fresh[label] for other in list(fresh)[:number])
     seeds = range(settings.seed + again * settings.seeds, settings.seed + (again + 1) * settings.seeds)
     return Entrant(
         label,
@@ -325,6 +318,8 @@ def _notes(entrants: Sequence[Entrant], settings: CompareSettings) -> tuple[str,
         f"All read {view} of {rows} rows of {length} tokens a step, the same rows in the same order for each seed."
         for view, rows, length in views
     ]
+    if not fresh and settings.budget is not None:
+        notes.append("Nothing is trained, so the budget is without effect.")
     if fresh and settings.seeds == 1:
         notes.append("One seed each: what the seed does and what the architecture does cannot be told apart.")
     return tuple(notes)

@@ -25,10 +25,10 @@ from formers.data import Shards, open_shards
 from formers.errors import DataError, RunError
 from formers.experiments.claims import Interval
 from formers.experiments.ranks import read_windows
-from formers.experiments.reading import Scores, change, read
-from formers.experiments.run import Run
+from formers.experiments.reading import Scores, change, origin, read
+from formers.experiments.run import Run, changed_since
 from formers.files import plain
-from formers.hub import save, targets
+from formers.hub import save, targets, user_code
 from formers.inspection.anatomy import cost
 from formers.recipes import Recipe, with_vocabulary
 from formers.training.precision import choose_device
@@ -89,12 +89,14 @@ def train_all(
 ) -> str | None:
     """Train each into out/NAME; what is trained stays, what was stopped goes on. The signal that stopped it, or None.
 
-    Raises RunError where out/NAME holds a run of another recipe.
+    Raises RunError where out/NAME holds a run of another recipe, or of text or code that has changed since.
     """
+    for contestant in contestants:  # all of them before the first is trained
+        own = contestant.shards or shards
+        check_contestant(contestant, contestant.at(out), own.vocab_size, own)
     for contestant in contestants:
         folder = contestant.at(out)
         if (folder / "model").is_dir():
-            check_recipe(contestant, folder, (contestant.shards or shards).vocab_size)
             continue
         before(contestant)
         init = None if contestant.after is None else _begun(contestant, out, shards)
@@ -106,6 +108,19 @@ def train_all(
         if stopped:
             return stopped
     return None
+
+
+def check_contestant(contestant: Contestant, folder: Path, vocab_size: int, shards: Shards | None = None) -> None:
+    """Whether the run that is there, if one is, is of this recipe, and was begun with the text and code that are there now.
+    Raises RunError."""
+    if contestant.folder is None and (changed := changed_since(folder, shards, contestant.recipe.code)):
+        raise RunError(
+            f"{changed} changed since {folder} was begun",
+            "the same text and code for all that is compared",
+            f"name another --out, or remove {folder} to train it again",
+        )
+    if (folder / "model").is_dir():
+        check_recipe(contestant, folder, vocab_size)
 
 
 def check_recipe(contestant: Contestant, folder: Path, vocab_size: int) -> None:
@@ -164,15 +179,22 @@ def read_all(
     for contestant in contestants:
         for reading in readings if contestant.reading is None else [contestant.reading]:
             of = {"contestant": contestant.name, "reading": reading.name}
-            todo = scores.missing(documents, of)
+            made = origin(contestant.at(out), shards) | _code(contestant)
+            todo = scores.missing(documents, of, made)
             model = None if not todo else _load(contestant, out)
             for first in range(0, len(todo), rows):
                 group = todo[first : first + rows]
                 assert model is not None
                 scored = _read(model, shards, group, reading, contestant.shards or shards)
-                scores.add(scored, of)
+                scores.add(scored, of | made)
                 say(f"{contestant.name}, {reading.name}: {first + len(group)} of {len(todo)} documents")
     return scores.rows
+
+
+def _code(contestant: Contestant) -> dict[str, str]:
+    """What tells the user's own code, which the scores come of too."""
+    code = contestant.recipe.code
+    return {} if code is None else {"code": user_code.record(code)["sha256"][:16]}
 
 
 def _load(contestant: Contestant, out: Path) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any
 
 from formers import pretrained, recipes
 from formers.comparison import read_run
+from formers.comparison.contests import is_contest, read_contest, runs_of
 from formers.data import Shards, open_shards
 from formers.errors import ConfigError, DataError, RunError, TargetError, suggest
+from formers.experiments.budget import amount_of
 from formers.experiments.contest import WHOLE, Contestant, Reading
-from formers.experiments.run import recorded
+from formers.experiments.run import changed_since, recorded
 from formers.hub.targets import read_recipe
 from formers.recipes import Recipe
 from formers.recipes.find import is_own
@@ -25,11 +26,13 @@ RESULT = "compare.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """What the caller names: a recipe to train, or finished runs of one recipe, a seed each."""
+    """What the caller names: a recipe to train, or finished runs of one recipe, a seed each. parameters: of the recipe's model,
+    where it is to have a size of its own."""
 
     label: str
     recipe: Recipe[Any] | None = None
     runs: tuple[Path, ...] = ()
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,14 @@ class Entrant:
 def entries(words: Sequence[str]) -> list[Entry]:
     """What the words name: a recipe (gpt2.tiny, file.py:function), a run or a model that comes with the package, runs with
     commas between, or the folder of an earlier comparison, which stands for all that took part in it. ``LABEL=WORD`` gives
-    a label.
+    a label, ``RECIPE@2M`` a size: so many parameters, whatever the others have.
 
     Raises TargetError, RunError, ConfigError for what is not there, has not ended, or is named twice.
     """
     found: list[Entry] = []
     for word in words:
         label, equals, rest = word.partition("=")
+        equals = equals if "/" not in label else ""  # a folder may be called so
         found += _named(rest if equals else word, label if equals else None)
     return unique(found)
 
@@ -75,18 +79,38 @@ def unique(found: Sequence[Entry]) -> list[Entry]:
 
 def _named(word: str, label: str | None) -> list[Entry]:
     parts = [_folder(part) for part in word.split(",")]
-    if (parts[0] / RESULT).is_file() and len(parts) == 1:
-        result = json.loads((parts[0] / RESULT).read_text("utf-8"))
-        return [
-            Entry(name, runs=tuple(parts[0] / run if not Path(run).is_absolute() else Path(run) for run in row["runs"]))
-            for name, row in result["entrants"].items()
-        ]
+    if is_contest(parts[0]) and len(parts) == 1:
+        return _members(parts[0], label)
     if any(part.is_dir() or "/" in str(part) for part in parts) and not is_own(word):
         for part in parts:
             check_finished(part)
         return [Entry(label or parts[0].resolve().name, runs=tuple(parts))]
+    word, at, size = word.partition("@")
     recipe = _recipe(word)
-    return [Entry(label or _short(recipe.name), recipe)]
+    named = label or _short(recipe.name) + (f"-{size}" if at else "")
+    return [Entry(named, recipe, parameters=int(amount_of("parameters", size)) if at else None)]
+
+
+def _members(folder: Path, label: str | None) -> list[Entry]:
+    """All that took part in an earlier comparison. Raises RunError for a damaged one and one on a task, ConfigError for a
+    label."""
+    result = read_contest(folder)
+    if label is not None:
+        raise ConfigError(
+            f"the label {label!r} for {folder}, a comparison of {', '.join(result['entrants'])}",
+            "a label for one recipe or run",
+            "leave it out, or name the runs themselves",
+        )
+    if "task" in result:
+        raise RunError(
+            f"{folder} compares on the task {result['task']['name']}, which has no text",
+            "a comparison on text",
+            "its recipes can be named again, with --task",
+        )
+    members: dict[str, list[Path]] = {}
+    for name, run in runs_of(folder, result):
+        members.setdefault(name, []).append(run)
+    return [Entry(name, runs=tuple(runs)) for name, runs in members.items()]
 
 
 def _folder(word: str) -> Path:
@@ -127,12 +151,14 @@ def check_finished(run: Path) -> None:
 
 def joined(entry: Entry, reference: Shards | None, code: str | None = None) -> tuple[Entrant, Shards]:
     """The entrant of runs, and the shards they were trained on. `code` is file.py:function, for runs of a model of the user's
-    own. Raises RunError or DataError where these are gone, or are
-    not of the reference's text."""
+    own. Raises RunError or DataError where these are gone or not of the reference's text, ConfigError for models that do not
+    predict the next token."""
     contestants, shards = [], reference
     for run in entry.runs:
         check_finished(run)
-        recipe = recipes.read(run, code=code if read_recipe(run).get("code") else None)
+        own_code = code if read_recipe(run).get("code") else None
+        recipe = dataclasses.replace(recipes.read(run, code=own_code), code=own_code)
+        check_next_token(recipe, entry.label, fresh=False)
         own = shards_of(run, entry.label)
         shards = shards or own
         check_same_text(shards, own, entry.label)
@@ -145,15 +171,22 @@ def joined(entry: Entry, reference: Shards | None, code: str | None = None) -> t
 
 
 def shards_of(run: Path, label: str) -> Shards:
-    """The shards that a run was trained on. Raises RunError where they are gone."""
-    folder, _ = recorded(run)
+    """The shards that a run was trained on. Raises RunError where they are gone, or others stand in their place."""
+    folder, *_ = recorded(run)
     if folder is None:
         raise RunError(
             f"the text that {label} ({run}) was trained on is gone: its shard folder does not stand where it stood",
             "the shards of every run, to read the same documents with each",
             "build them again (formers data build), or leave the run out",
         )
-    return open_shards(folder)
+    shards = open_shards(folder)
+    if changed := changed_since(run, shards, None):
+        raise RunError(
+            f"{changed} changed since {label} ({run}) was trained on it: other documents are held out now",
+            "the text that every run was trained on, to read documents that it has not seen",
+            "train it again, or leave the run out",
+        )
+    return shards
 
 
 def check_trainable(shards: Shards, label: str, fresh: Sequence[str]) -> None:
@@ -203,13 +236,14 @@ def reading(recipe: Recipe[Any]) -> Reading:
     return Reading(f"windows of {recipe.train.seq_len}", window=recipe.train.seq_len)
 
 
-def check_next_token(recipe: Recipe[Any], label: str) -> None:
-    """Raise ConfigError for a model that does not predict the next token: it has no bits per byte."""
+def check_next_token(recipe: Recipe[Any], label: str, *, fresh: bool = True) -> None:
+    """Raise ConfigError for a model that does not predict the next token, which has no bits per byte, and for one that is to
+    be trained and cannot be from fresh weights."""
     if recipe.train.objective not in ("auto", "next_token"):
         raise ConfigError(
             f"{label} learns {recipe.train.objective}, which has no bits per byte",
             "recipes that learn the next token",
             "compare fine-tuned encoders by `formers experiment`",
         )
-    if recipe.from_init:
+    if fresh and recipe.from_init:
         raise ConfigError(f"{label} trains a model that exists already", "recipes that begin with fresh weights")

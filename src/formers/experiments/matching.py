@@ -7,12 +7,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from formers.errors import ConfigError, FormersError
+from formers.experiments import contest
 from formers.recipes import Recipe
+
+if TYPE_CHECKING:
+    from formers.experiments.compare import CompareSettings
 
 STEP = 8
 """d_ff and what stands for it change in steps of so many."""
@@ -55,6 +59,39 @@ def parameters(recipe: Recipe[Any]) -> int:
     """Numbers that the recipe's model holds, shared ones once. Nothing is allocated, but for a model of the user's own."""
     with torch.device("cpu" if recipe.code else "meta"):
         return sum(p.numel() for p in recipe.build().parameters())
+
+
+def operations(recipe: Recipe[Any]) -> int:
+    """Of a training token."""
+    return contest.operations(recipe.build(), recipe.train.seq_len, carried=recipe.train.carry_state)
+
+
+def to_one_size(
+    found: Mapping[str, Recipe[Any]],
+    settings: CompareSettings,
+    *,
+    lead: Recipe[Any] | None = None,
+    own: Mapping[str, int] | None = None,
+) -> tuple[dict[str, Recipe[Any]], list[Match]]:
+    """The recipes at one size, and what was done to each: that of `lead`, or else of the first, unless the budget names one.
+
+    own  parameters of recipes that have a size of their own, whatever the others have
+    """
+    own, recipes, matches = own or {}, dict(found), []
+    for label, size in own.items():
+        alone, done = match_all(
+            {label: found[label]}, size, parameters, what="parameters", tolerance=settings.tolerance
+        )
+        recipes |= alone
+        matches += done
+    others = {label: recipe for label, recipe in recipes.items() if label not in own}
+    if not others or settings.match == "nothing":
+        return recipes, matches
+    count, what = (parameters, "parameters") if settings.match == "parameters" else (operations, "operations a token")
+    asked = settings.budget.parameters if settings.budget and settings.match == "parameters" else None
+    target = asked or count(lead or next(iter(recipes.values())))
+    alike, done = match_all(others, target, count, what=what, tolerance=settings.tolerance)
+    return recipes | alike, matches + done
 
 
 def match_all(

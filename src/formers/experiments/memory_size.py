@@ -18,7 +18,7 @@ from formers.config import require
 from formers.data import Shards
 from formers.errors import DataError
 from formers.experiments.claims import Interval, Verdict
-from formers.experiments.reading import Scores, by_position, change, means, read
+from formers.experiments.reading import Scores, by_position, change, means, origin, read
 from formers.hub import targets
 
 SIZES = (0, 1024, 8192, 65_536, 262_144)
@@ -70,10 +70,10 @@ def sweep(
     target  a run or folder of a model with a setting `memory_size`
     say     is told what has been measured
     """
-    chosen, scores = choose(shards, settings), Scores(out)
+    chosen, scores, made = choose(shards, settings), Scores(out), _origin(target, shards)
     for size in settings.sizes:
         of = {"size": size}
-        todo = scores.missing(chosen, of)
+        todo = scores.missing(chosen, of, made)
         if not todo:
             continue
         model = targets.load(target, dtype=torch.float32, memory_size=size)
@@ -81,11 +81,17 @@ def sweep(
             group = todo[first : first + settings.rows]
             scored = read(model, [shards.document_tokens(document) for document in group])
             facts = [{"document": d, "bytes": int(shards.documents[d, 2])} for d in group]
-            scores.add([a | b for a, b in zip(facts, scored, strict=True)], of)
+            scores.add([a | b for a, b in zip(facts, scored, strict=True)], of | made)
             done = len([row for row in scores.rows if row["size"] == size])
             say(f"memory of {size:,}: {done} of {len(chosen)} documents")
     kept = set(chosen)
     return [row for row in scores.rows if row["size"] in settings.sizes and row["document"] in kept]
+
+
+def _origin(target: str, shards: Shards) -> dict[str, str]:
+    """What scores of a target come of; of the hub's, whose files are fetched later, its name."""
+    path = targets.parse(target).path
+    return {"weights": target} if path is None else origin(path, shards)
 
 
 # --- what they say ------------------------------------------------------------------------------------------------------

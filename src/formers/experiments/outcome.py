@@ -5,30 +5,34 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from formers.comparison import read_run
+from formers.comparison.effects import effects
 from formers.comparison.equal import equal
 from formers.comparison.ranking import Entry, Ranking, rank
 from formers.comparison.runs import RunRecord
 from formers.config import to_dict
-from formers.data import Shards, gzip_bits_per_byte
+from formers.data import gzip_bits_per_byte
 from formers.errors import FormersError, RunError
 from formers.experiments import contest
 from formers.experiments.compare import CompareSettings, Plan, estimate, make_plan, read, train
 from formers.experiments.entrants import RESULT, Entrant
 from formers.experiments.entrants import Entry as Named
 from formers.experiments.ranks import predicted
-from formers.experiments.reading import by_position
+from formers.experiments.reading import by_position, origin
 from formers.files import plain, write_json
 from formers.generation import generate_text
 from formers.hub import targets
+from formers.text import Tokenizer
 
 PROMPTS, PROMPT_LETTERS, SAMPLE_TOKENS = 2, 48, 60
+LEAST_SIZES = 4
+"""Of an architecture, from which on it is said what its size does."""
 SHOWN_TOKENS = 48
 """Of the text whose true and predicted tokens are shown."""
 
@@ -75,12 +79,14 @@ def summarise(plan: Plan, rows: Rows, out: Path, costs: Mapping[str, Mapping[str
         }
         for e in plan.entrants
     }
+    powers = scaling(plan, found)
     return {
-        "verdict": ranking.verdict,
+        "verdict": " ".join([ranking.verdict, *(row["words"] for row in powers)]),
         "ranking": list(ranking.names),
         "entrants": {name: found[name] for name in ranking.names},
         "pairs": plain(ranking.pairs),
         "at": level["at"],
+        "scaling": powers,
         "matching": [{**plain(match), "off": match.off, "words": match.words()} for match in plan.matches],
         "notes": list(plan.notes),
         "documents": _documents(plan),
@@ -142,6 +148,34 @@ def _spent(records: Sequence[RunRecord], costs: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def scaling(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Bits per byte as a power of the number of parameters, of every architecture that takes part in several sizes: a straight
+    line through the logarithms of all trainings, with the interval of its slope."""
+    out = []
+    for architecture in dict.fromkeys(entrant.recipe.architecture for entrant in plan.entrants):
+        labels = [entrant.label for entrant in plan.entrants if entrant.recipe.architecture == architecture]
+        rows = [(found[label]["parameters"], bits) for label in labels for bits in found[label]["of_seeds"]]
+        sizes = _apart(size for size, _ in rows)
+        if len(sizes) >= LEAST_SIZES:
+            (power,) = effects([{"parameters": size} for size, _ in rows], [math.log2(bits) for _, bits in rows])
+            words = (
+                f"Of {architecture}, bits per byte go as parameters^{power.mean:.3f} (95% interval {power.low:.3f} to "
+                f"{power.high:.3f}, {len(sizes)} sizes from {sizes[0]:,} to {sizes[-1]:,})."
+            )
+            figures = {"exponent": power.mean, "low": power.low, "high": power.high, "sizes": sizes}
+            out.append({"architecture": architecture, **figures, "words": words})
+    return out
+
+
+def _apart(sizes: Iterable[int]) -> list[int]:
+    """The sizes that are at least a tenth larger than the one before: what was brought to one size is one size."""
+    found: list[int] = []
+    for size in sorted(set(sizes)):
+        if not found or size >= 1.1 * found[-1]:
+            found.append(size)
+    return found
+
+
 # --- texts ----------------------------------------------------------------------------------------------------------------
 
 
@@ -154,8 +188,11 @@ def texts(plan: Plan, out: Path, text: str | None = None) -> dict[str, Any]:
     kept = contest.read_kept(file)
     if (kept.get("prompts"), kept.get("text")) != (prompts, asked):
         kept = {"prompts": prompts, "text": asked, "samples": {}, "predictions": {}}
+    kept.setdefault("weights", {})
     for entrant in plan.entrants:
-        if entrant.label not in kept["samples"]:
+        made = origin(entrant.contestants[0].at(out))["weights"]
+        if entrant.label not in kept["samples"] or kept["weights"].setdefault(entrant.label, made) != made:
+            kept["weights"][entrant.label] = made
             kept["samples"][entrant.label], kept["predictions"][entrant.label] = _texts(
                 plan, entrant, out, prompts, asked
             )
@@ -181,13 +218,13 @@ def _texts(plan: Plan, entrant: Entrant, out: Path, prompts: list[str], text: st
         written = [each.text for each in done]
     except FormersError as error:  # a short model, or one of the user's own that cannot be sampled: the rest stands
         written = [f"(not sampled: {error.found})"] * len(prompts)
-    return written, predictions(model, shards, text, limit)
+    return written, predictions(model, shards.tokenizer, text, most=min(SHOWN_TOKENS, limit or SHOWN_TOKENS))
 
 
-def predictions(model: Any, shards: Shards, text: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """Of each token of a text but the first: the token, its probability and rank, and the likeliest in its place."""
-    tokenizer = shards.tokenizer
-    ids = np.array(tokenizer.encode(text)[: min(SHOWN_TOKENS, limit or SHOWN_TOKENS)], dtype=np.int64)
+def predictions(model: Any, tokenizer: Tokenizer, text: str, *, most: int) -> list[dict[str, Any]]:
+    """Of each of the first `most` tokens of a text but the very first: the token, its probability and rank (from 0), and the
+    likeliest in its place."""
+    ids = np.array(tokenizer.encode(text)[:most], dtype=np.int64)
     if len(ids) < 2:
         return []
     likeliest, chance, rank_ = predicted(model, ids)

@@ -187,7 +187,8 @@ def install(making: Making, shards: Shards, licence: Path) -> None:
 def write_model(folder: Path, run: Path, shards: Shards, facts: dict[str, Any], making: Making) -> None:
     """A run as it goes into the package: weights in bf16, the text beside it, nothing of the machine's folders."""
     recipe, environment = read_recipe(run), read_json(run / ENVIRONMENT)
-    recipe["shards"]["folder"] = f"../{TEXT}"
+    recipe["shards"] |= {"folder": f"../{TEXT}"}
+    recipe["shards"].pop("text", None)  # tells all of the text, of which what was held out goes with it
     recipe["data"]["sources"] = facts["sources"]
     write_json(folder / RECIPE, recipe)
     write_json(folder / ENVIRONMENT, {name: environment[name] for name in KEPT if name in environment})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from formers.data import Shards
 from formers.data.batch import NO_TARGET
 from formers.errors import DataError
 from formers.experiments.claims import Interval, paired
@@ -59,7 +61,11 @@ def _calls(texts: Sequence[np.ndarray], longest: int) -> Iterator[tuple[np.ndarr
 
 
 class Scores:
-    """Rows in out/scores.jsonl, each what one reader, told by some names (`of`), made of one document."""
+    """Rows in out/scores.jsonl, each what one reader, told by some names (`of`), made of one document.
+
+    `made` says by what: the weights and the text (`origin`). Rows of the same names that were made by others are forgotten
+    and measured anew; rows of before, which do not say, are taken as they are.
+    """
 
     def __init__(self, out: Path) -> None:
         self.file = out / "scores.jsonl"
@@ -67,15 +73,26 @@ class Scores:
             [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.is_file() else []
         )
 
-    def missing(self, documents: Sequence[int], of: Mapping[str, Any]) -> list[int]:
+    def missing(self, documents: Sequence[int], of: Mapping[str, Any], made: Mapping[str, Any]) -> list[int]:
         """The documents that this reader has no row of."""
-        done = {row["document"] for row in self.rows if all(row[name] == value for name, value in of.items())}
+        mine = [row for row in self.rows if all(row[name] == value for name, value in of.items())]
+        stale = [id(row) for row in mine if any(row.get(name, value) != value for name, value in made.items())]
+        self.rows = [row for row in self.rows if id(row) not in stale]
+        done = {row["document"] for row in mine if id(row) not in stale}
         return [document for document in documents if document not in done]
 
     def add(self, rows: Sequence[Mapping[str, Any]], of: Mapping[str, Any]) -> None:
         """The rows of a reader; they are on the disk when this returns."""
         self.rows += [{**of, **row} for row in rows]
         write_atomic(self.file, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+
+
+def origin(model: Path, shards: Shards | None = None) -> dict[str, str]:
+    """What scores come of: the weights of a run or model folder, and the text, whose documents are known by number."""
+    of_the_model = [*model.glob("*.safetensors"), *model.glob("model/*.safetensors")]
+    files = sorted(of_the_model or model.rglob("*.safetensors"))  # of a run that has not ended: its checkpoints
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return {"weights": digest[:16]} | ({} if shards is None else {"text": shards.fingerprint[:16]})
 
 
 # --- what rows say ------------------------------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from formers.data.shards import is_shard_folder
 from formers.errors import ConfigError, TargetError
 from formers.experiments.fills import fill
 from formers.experiments.text import Baselines, training_view, validation_view
+from formers.files import write_atomic
 from formers.hub import user_code
 from formers.hub.targets import read_recipe
 from formers.recipes import Recipe, with_vocabulary
@@ -57,6 +61,10 @@ class Run:
         Raises ConfigError, DataError, RunError or TargetError for what cannot be trained.
         """
         data, settings = self.recipe.data, self.recipe.train
+        if self.resume and (changed := changed_since(self.out, self.shards, self.recipe.code)):
+            warnings.warn(
+                f"{changed} changed since {self.out} was begun; it goes on with what is there now", stacklevel=2
+            )
         sizes = {"batch_size": settings.batch_size, "seq_len": settings.seq_len}
         return train(
             self.model(),
@@ -74,6 +82,11 @@ class Run:
             resume_command=resume_command,
             fresh=self.init is None,
         )
+
+    @cached_property
+    def source(self) -> bytes | None:
+        """The user's own file, read when it is first asked for: as the training begins."""
+        return None if self.recipe.code is None else user_code.split(self.recipe.code)[0].read_bytes()
 
     def model(self) -> nn.Module:
         """The model as it is at the start: fresh, or with the weights of `init`."""
@@ -98,15 +111,25 @@ class Run:
         return ReplacedToken.of(with_vocabulary(self.recipe.model, vocab_size), seed=self.recipe.seed)
 
     def record(self) -> dict[str, Any]:
-        """What recipe.json holds besides what the training adds: the recipe, and where the shards stood."""
+        """What recipe.json holds besides what the training adds: the recipe, where the shards stood, and what tells text and
+        code from any others."""
         meta = self.shards.meta
-        shards = {"folder": str(self.shards.folder.resolve()), "tokenizer": meta["tokenizer_fingerprint"]}
-        return {**self.facts, **self.recipe.to_json(), "shards": shards, "init": self.init}
+        shards = {
+            "folder": str(self.shards.folder.resolve()),
+            "tokenizer": meta["tokenizer_fingerprint"],
+            "text": self.shards.fingerprint,
+        }
+        code = {} if self.source is None else {"code_sha256": hashlib.sha256(self.source).hexdigest()}
+        return {**self.facts, **self.recipe.to_json(), "shards": shards, "init": self.init, **code}
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
-        """Write the run's model/ with its tokenizer; of a generator and a discriminator the discriminator."""
+        """Write the run's model/ with its tokenizer, of a generator and a discriminator the discriminator; and beside it the
+        user's own file as it was when the training began."""
         code = self.recipe.code
-        record = None if code is None else user_code.record(code)
+        record = None
+        if code is not None and self.source is not None:
+            record = {"target": code, "sha256": hashlib.sha256(self.source).hexdigest()}
+            write_atomic(folder.parent / user_code.split(code)[0].name, self.source)
         model = model.merged() if isinstance(model, ReplacedToken) else model
         hub.save(model, folder, tokenizer=self.shards.tokenizer, code=record)
 
@@ -169,3 +192,16 @@ def recorded(run: Path) -> tuple[Path | None, str | None]:
     recorded_at = facts.get("shards", {}).get("folder", "")
     folder = (run / recorded_at).resolve()  # relative where run and text go together
     return folder if is_shard_folder(folder) else None, facts.get("init")
+
+
+def changed_since(run: Path, shards: Shards | None, code: str | None) -> str:
+    """What a run was begun with and has changed since, its text or the user's own file, in words; "" where nothing has, or
+    where the run is of before such things were written down."""
+    facts = read_recipe(run) if (run / "recipe.json").is_file() else {}
+    text, own = facts.get("shards", {}).get("text"), facts.get("code_sha256")
+    changed = []
+    if shards is not None and text not in (None, shards.fingerprint):
+        changed.append(f"the text in {shards.folder}")
+    if code is not None and own not in (None, user_code.record(code)["sha256"]):
+        changed.append(str(user_code.split(code)[0]))
+    return " and ".join(changed) + (" have" if len(changed) > 1 else " has" if changed else "")

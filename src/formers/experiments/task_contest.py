@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from formers.config import replace, to_dict
 from formers.errors import ConfigError, suggest
 from formers.experiments import matching
 from formers.experiments.budget import steps_of
-from formers.experiments.compare import CompareSettings, budgeted, operations_of
-from formers.experiments.contest import Contestant, check_recipe, read_kept
+from formers.experiments.compare import CompareSettings, budgeted
+from formers.experiments.contest import Contestant, check_contestant, read_kept
 from formers.experiments.entrants import Entry as Named
 from formers.experiments.entrants import check_next_token
+from formers.experiments.reading import origin
 from formers.files import plain, write_json
-from formers.hub import save, targets
+from formers.hub import save, targets, user_code
 from formers.recipes import DataSettings, Recipe, with_seed, with_vocabulary
 from formers.tasks.synthetic import TASKS, Settings, Task
 from formers.training import train
@@ -56,18 +57,21 @@ def make_plan(named: Sequence[Named], name: str, settings: CompareSettings) -> T
         raise ConfigError("a task compares recipes, and a run is named", "recipes alone")
     if settings.budget is None:
         raise ConfigError("no budget is given", "--budget steps=500, or tokens, flops, minutes")
+    if settings.budget.kind == "bytes":
+        raise ConfigError(
+            f"a budget of {settings.budget} for a task, whose rows are no text", "tokens, steps, flops or minutes"
+        )
     first = next(iter(fresh.values()))
     task = TASKS[name](Settings(batch_size=settings.batch_size or first.train.batch_size))
     recipes = {label: _on_task(label, recipe, task, settings) for label, recipe in fresh.items()}
-    matches: list[matching.Match] = []
-    if settings.match != "nothing":
-        count = matching.parameters if settings.match == "parameters" else operations_of
-        asked = settings.budget.parameters if settings.match == "parameters" else None
-        what = "parameters" if settings.match == "parameters" else "operations a token"
-        goal = asked or count(next(iter(recipes.values())))
-        recipes, matches = matching.match_all(recipes, goal, count, what=what, tolerance=settings.tolerance)
-    operations = {label: operations_of(recipe) for label, recipe in recipes.items()}
-    entrants = {label: _seeds(label, recipe, task, settings, operations[label]) for label, recipe in recipes.items()}
+    sizes = {entry.label: entry.parameters for entry in named if entry.parameters is not None}
+    recipes, matches = matching.to_one_size(recipes, settings, own=sizes)
+    operations = {label: matching.operations(recipe) for label, recipe in recipes.items()}
+    kinds = [(recipe, sizes.get(label)) for label, recipe in fresh.items()]
+    entrants = {
+        label: _seeds(label, recipe, task, settings, operations[label], again=kinds[:number].count(kinds[number]))
+        for number, (label, recipe) in enumerate(recipes.items())
+    }
     return TaskPlan(task, settings, entrants, tuple(matches), operations)
 
 
@@ -87,7 +91,7 @@ def _on_task(label: str, recipe: Recipe[Any], task: Task, settings: CompareSetti
 
 
 def _seeds(
-    label: str, recipe: Recipe[Any], task: Task, settings: CompareSettings, operations: int
+    label: str, recipe: Recipe[Any], task: Task, settings: CompareSettings, operations: int, *, again: int
 ) -> tuple[Contestant, ...]:
     budget = settings.budget
     assert budget is not None
@@ -95,9 +99,12 @@ def _seeds(
     steps = steps_of(budget, label, step_tokens=tokens, bytes_per_token=1.0, operations=operations)
     recipe = dataclasses.replace(recipe, name=label, train=budgeted(recipe.train, steps, budget, settings))
     facts = {"operations_per_token": operations, "task": {"name": task.name, **to_dict(task)}}
+    if recipe.code is not None:
+        facts["code_sha256"] = user_code.record(recipe.code)["sha256"]
+    first = settings.seed + again * settings.seeds
     return tuple(
         Contestant(f"{label}.seed-{seed}", with_seed(recipe, seed), facts=facts)
-        for seed in range(settings.seed, settings.seed + settings.seeds)
+        for seed in range(first, first + settings.seeds)
     )
 
 
@@ -107,14 +114,15 @@ def _seeds(
 def run_all(plan: TaskPlan, out: Path, *, progress: bool | None = None, say: Callable[[str], None]) -> str | None:
     """Train and score all that are not yet; the signal that stopped it, or None."""
     kept = read_kept(out / SCORES)
+    for contestant in plan.contestants:  # all of them before the first is trained
+        check_contestant(contestant, contestant.at(out), plan.task.vocab_size)
     for contestant in plan.contestants:
         folder = contestant.at(out)
-        if (folder / "model").is_dir():
-            check_recipe(contestant, folder, plan.task.vocab_size)
-        elif stopped := _train(plan.task, contestant, folder, progress):
+        if not (folder / "model").is_dir() and (stopped := _train(plan.task, contestant, folder, progress)):
             return stopped
-        if contestant.name not in kept:
-            kept[contestant.name] = plan.task.score(targets.load(folder, code=contestant.recipe.code))
+        made = origin(folder)
+        if not _is_of(kept.get(contestant.name), made):
+            kept[contestant.name] = plan.task.score(targets.load(folder, code=contestant.recipe.code)) | made
             write_json(out / SCORES, kept)
             say(f"{contestant.name}: {kept[contestant.name]['accuracy']:.1%} right")
     return None
@@ -141,10 +149,19 @@ def _save(model: Any, folder: Path) -> None:
     save(model, folder)
 
 
+def _is_of(score: Mapping[str, Any] | None, made: Mapping[str, str]) -> bool:
+    """Whether there is a score, and of these weights; one of before does not say of which."""
+    return score is not None and score.get("weights", made["weights"]) == made["weights"]
+
+
+def _numbers(score: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in score.items() if name != "weights"}
+
+
 def summarise(plan: TaskPlan, out: Path) -> dict[str, Any]:
     """As compare.json holds it: entrants by the share of their wrong answers."""
     scores = read_kept(out / SCORES)
-    of = {label: [scores[c.name] for c in group] for label, group in plan.entrants.items()}
+    of = {label: [_numbers(scores[c.name]) for c in group] for label, group in plan.entrants.items()}
     wrong = [Entry(label, 1 - np.array([[row["accuracy"]] for row in rows])) for label, rows in of.items()]
     ranking = rank(wrong, np.ones(1), WRONG)
     records = {label: [read_run(c.at(out)) for c in group] for label, group in plan.entrants.items()}

@@ -20,8 +20,9 @@ from formers.comparison.effects import effects
 from formers.config import replace, require
 from formers.data import Shards
 from formers.errors import ConfigError, RunError, suggest
-from formers.experiments.budget import Budget, steps_of
-from formers.experiments.compare import CompareSettings, budgeted, operations_of, step_tokens_of
+from formers.experiments import matching
+from formers.experiments.budget import Budget, said_elsewhere, steps_of
+from formers.experiments.compare import CompareSettings, budgeted, step_tokens_of
 from formers.experiments.entrants import check_next_token
 from formers.experiments.run import Run
 from formers.files import plain, write_json
@@ -56,10 +57,13 @@ class TuneSettings:
     train: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        problems = [f"trials is {self.trials}, wanted at least 1"] if self.trials < 1 else []
+        problems = [f"{name} is {n}, wanted at least {least}" for name, n, least in self._least() if n < least]
         if self.minutes is not None and self.minutes <= 0:
             problems.append(f"minutes is {self.minutes}, wanted more than 0")
-        require("TuneSettings", problems)
+        require("TuneSettings", [*problems, *said_elsewhere(self.train)])
+
+    def _least(self) -> tuple[tuple[str, int, int], ...]:
+        return ("trials", self.trials, 1), ("seed", self.seed, 0)
 
 
 # --- where to search ------------------------------------------------------------------------------------------------------
@@ -92,6 +96,8 @@ def parse_ranges(words: Sequence[str], recipe: Recipe[Any]) -> list[Range]:
         value = _setting(name, recipe)
         try:
             found.append(_range(name, text, value))
+        except ConfigError:
+            raise
         except ValueError:
             equals = ""
         if not equals:
@@ -103,6 +109,8 @@ def parse_ranges(words: Sequence[str], recipe: Recipe[Any]) -> list[Range]:
 
 def _setting(name: str, recipe: Recipe[Any]) -> Any:
     """The recipe's own value. Raises ConfigError."""
+    if wrong := said_elsewhere([name.removeprefix("train.")]):
+        raise ConfigError(f"--search {name}: {wrong[0]}", "settings that the budget and the seed leave open")
     part, _, inner = name.partition(".")
     parts = {"train": recipe.train, "model": recipe.model}
     known = [f"{p}.{f.name}" for p, config in parts.items() for f in dataclasses.fields(config)]
@@ -116,8 +124,14 @@ def _range(name: str, text: str, value: Any) -> Range:
         kind = type(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str
         return Range(name, choices=tuple(_known(kind(each)) for each in text.split(",")))
     low, high, *step = (float(each) if isinstance(value, float) else int(each) for each in text.split(":"))
-    if low >= high or len(step) > 1 or (isinstance(value, float) and low <= 0):
+    if not low < high < math.inf or len(step) > 1 or (step and not step[0] > 0):
         raise ValueError(text)
+    if isinstance(value, float) and low <= 0 and not step:
+        raise ConfigError(
+            f"--search {name}={text}, a range of fractions from {low:g}",
+            "one that begins above 0, since it is searched by its logarithm, or one with steps",
+            f"{name}={low:g}:{high:g}:{(high - low) / 10:g}",
+        )
     return Range(name, low, high, step[0] if step else None)
 
 
@@ -227,7 +241,8 @@ def _own_values(recipe: Recipe[Any], ranges: Sequence[Range]) -> dict[str, Any] 
     for each in ranges:
         value: Any = values[each.name]
         inside = value in each.choices if each.choices else value is not None and each.low <= value <= each.high
-        if not inside or (value is not None and each.whole and each.step and (value - each.low) % each.step):
+        steps = 0.0 if value is None or not each.step else (value - each.low) / each.step
+        if not inside or abs(steps - round(steps)) > 1e-8:
             return None
     return values
 
@@ -244,7 +259,7 @@ def budgeted_for(recipe: Recipe[Any], shards: Shards, settings: TuneSettings) ->
         recipe.name,
         step_tokens=round(step_tokens_of(recipe, shards)),
         bytes_per_token=shards.meta["bytes"]["train"] / max(1, shards.meta["tokens"]["train"]),
-        operations=operations_of(recipe) if settings.budget.kind == "flops" else 1.0,
+        operations=matching.operations(recipe) if settings.budget.kind == "flops" else 1.0,
     )
     loop = budgeted(recipe.train, steps, settings.budget, CompareSettings(budget=settings.budget, evaluations=4))
     return dataclasses.replace(recipe, train=loop)
