@@ -62,6 +62,12 @@ _ALL = (
     Verb("certify", "TARGET", "try the laws that every model must obey; exit code 1 where one fails", LOOK),
     Verb("diff", "A B", "two implementations or checkpoints: the first activation and gradient that differ", LOOK),
     Verb("show", "TARGET", "the tree of modules: shapes, parameters, sharing, bytes, cost", LOOK),
+    Verb(
+        "trace",
+        "TARGET [TEXT]",
+        "what goes into every module and comes out of it: names, shapes, types, range",
+        LOOK,
+    ),
     Verb("report", "RUN... --out FILE", "one self-contained HTML page from one or more runs", LOOK),
     Verb("lookups", "RUN FILE", "where each token of a text looked in a model's memory, as a page: hover a word", LOOK),
     Verb("runs", "[FOLDER]", "the runs in a folder, the newest first", LOOK),
