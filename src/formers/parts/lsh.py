@@ -244,12 +244,12 @@ class HashedAttention(nn.Module):
         return (out + nn.functional.dropout(alone, self._dropped) * v).transpose(1, 2)
 
     def alone(self, positions: Positions) -> Tensor:
-        """Which tokens see nothing but themselves [1 or batch, seq]."""
+        """Which tokens see no other [1 or batch, seq]; what is said of padding means nothing."""
         n = positions.length
         if positions.start is not None:
             return torch.arange(n, device=positions.index.device)[None] < (1 if self.window.causal or n == 1 else 0)
         others = self.others.allows(positions.as_queries(), positions.as_keys()) & positions.present[:, None, None, :]
-        return positions.present & ~others.any(-1)[:, 0]
+        return ~others.any(-1)[:, 0]
 
     def look_densely(self, q: Split, k: Split, v: Split, positions: Positions, window: Window, order: Tensor) -> Split:
         n = q.shape[1]
