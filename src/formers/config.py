@@ -226,6 +226,11 @@ class Foreign:
     class_name: str = ""
     only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """Every model_type that is read."""
+        return (self.model_type,)
+
     def has_a_class_for(self, config: Any) -> bool:
         """Whether a model of this config is theirs, too."""
         return all(getattr(config, ours) == value for ours, value in self.only.items())

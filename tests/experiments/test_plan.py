@@ -30,11 +30,22 @@ def test_the_parts_add_up_to_the_peak() -> None:
     assert found.tokens == 16 * 128
 
 
-@pytest.mark.parametrize("name", ["bert.nano", "albert.nano", "t5.nano", "transformer_xl.nano"])
+@pytest.mark.parametrize("name", ["bert.nano", "albert.nano", "t5.nano", "t5.long_nano", "transformer_xl.nano"])
 def test_recipes_of_every_objective_can_be_planned(name: str) -> None:
     found = planned(name)
     assert found.footprint.activations > 10**6
     assert (found.footprint.state > 0) == found.recipe.train.carry_state
+
+
+def test_with_windows_activations_grow_with_the_source_and_not_with_its_square() -> None:
+    def activations(name: str) -> list[int]:
+        lengths = [{"seq_len": n, "target_len": 32, "batch_size": 1} for n in (2048, 4096)]
+        return [planned(name, **settings).footprint.activations for settings in lengths]
+
+    shorter, longer = activations("t5.long_nano")
+    assert longer <= 2.1 * shorter
+    shorter, longer = activations("t5.nano")
+    assert longer > 3 * shorter
 
 
 def test_a_generator_and_a_discriminator_are_refused() -> None:

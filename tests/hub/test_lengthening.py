@@ -80,6 +80,20 @@ def test_a_decoder_is_given_wider_windows() -> None:
     assert all(torch.equal(a, b) for a, b in zip(narrow.parameters(), wide.parameters(), strict=True))
 
 
+def test_a_t5_is_given_a_window_and_gives_what_it_gave_where_the_source_fits_it() -> None:
+    sizes = {"vocab_size": 31, "d_model": 22, "num_layers": 2, "num_heads": 2, "d_head": 7, "d_ff": 37}
+    short = formers.build("t5", **sizes).double().eval()
+    randomise(short, 1)
+    long = formers.lengthen(short, windows=16)
+    assert long.config.local_radius == 8
+    assert formers.lengthen(short).config.local_radius == 127
+    ids, source = text(2, 5), text(2, 10)
+    kept = long(ids, source=source[:, :9]).logits - short(ids, source=source[:, :9]).logits
+    assert kept.abs().max() <= EXACT
+    beyond = long(ids, source=source).logits - short(ids, source=source).logits
+    assert beyond.abs().max() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("made", "asked", "says"),
     [
@@ -89,6 +103,9 @@ def test_a_decoder_is_given_wider_windows() -> None:
         (lambda: model(head="token", classifier_dropout=0.5), {}, "classifier_dropout"),
         (lambda: model(), {"max_length": 5}, "more, not fewer"),
         (lambda: formers.build("longformer_lm", preset="nano"), {"max_length": 5}, "windows alone"),
+        (lambda: formers.build("longformer_lm", preset="nano"), {}, "no windows"),
+        (lambda: formers.build("t5", preset="nano"), {"max_length": 5}, "windows alone"),
+        (lambda: formers.build("t5", preset="nano"), {"windows": 7}, "half of it before"),
     ],
 )
 def test_what_cannot_be_lengthened_says_so(made: Any, asked: dict[str, Any], says: str) -> None:

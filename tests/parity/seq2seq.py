@@ -61,13 +61,15 @@ class Texts:
         return torch.ones_like(self.ids, dtype=torch.bool) if self.positions is None else self.positions.present
 
 
-def whole() -> Texts:
-    return Texts(Source(random_ids(2, 23, 101)), random_ids(2, 31, 101, seed=1), None, random_ids(2, 31, 101, seed=2))
+def whole(source: int = 23) -> Texts:
+    return Texts(
+        Source(random_ids(2, source, 101)), random_ids(2, 31, 101, seed=1), None, random_ids(2, 31, 101, seed=2)
+    )
 
 
-def padded(source_side: str = "right", target_side: str = "left") -> Texts:
+def padded(source_side: str = "right", target_side: str = "left", sources: tuple[int, int, int] = (23, 5, 13)) -> Texts:
     """Rows of three lengths; the row with the longest source has the shortest target."""
-    source, source_positions = ragged([23, 5, 13], 101)
+    source, source_positions = ragged([*sources], 101)
     ids, positions = ragged([2, 31, 17], 101, seed=1)
     labels = random_ids(3, 31, 101, seed=2)
     if source_side == "right":

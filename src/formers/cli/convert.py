@@ -24,7 +24,7 @@ class Options:
     long: int | None = None
     """Tokens of the longest text, for a bert or a longformer made into a longer longformer (formers.lengthen)."""
     windows: int | None = None
-    """How many tokens around its own a token of a longformer sees, where that is to change."""
+    """How many tokens around its own a token of a longformer, or of a t5's encoder, sees, where that is to change."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
     max_shard_size: str = "50GB"

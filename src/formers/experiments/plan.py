@@ -180,7 +180,9 @@ def _forward(objective: nn.Module, recipe: Recipe[Any], rows: int, state: Any) -
         given = {"token_types": ids.clone(), "pair": ids[:, 0].clone()}
     elif train.objective in ("span_corruption", "source_to_target"):
         length = train.target_len or _target_length(train)
-        given = {"source_ids": ids.clone(), "source_index": ids.clone()}
+        with unset_fake_temporarily():
+            source_index = torch.arange(train.seq_len).repeat(rows, 1)
+        given = {"source_ids": ids.clone(), "source_index": source_index}
         ids, index = ids[:, :length].clone(), ids[:, :length].clone()
     elif train.objective == "replaced_token":
         raise ConfigError("a generator and a discriminator", "a plan of one model", "plan each of them by itself")

@@ -79,7 +79,8 @@ def _known_types() -> list[str]:
 def model_types() -> dict[str, ModuleType]:
     """The model_type of every reference that we read -> our module."""
     modules = [spec.load() for spec in registry.specs().values()]
-    return {module.FOREIGN.model_type: module for module in modules if getattr(module, "FOREIGN", None) is not None}
+    theirs = [module for module in modules if getattr(module, "FOREIGN", None) is not None]
+    return {name: module for module in theirs for name in module.FOREIGN.model_types}
 
 
 def is_theirs(module: ModuleType | None, config: Any) -> TypeGuard[ModuleType]:

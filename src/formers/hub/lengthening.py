@@ -1,4 +1,4 @@
-"""A model of short texts made into one of long texts (Longformer, 2004.05150, section 5)."""
+"""A model of short texts made into one of long texts (Longformer, 2004.05150, section 5; LongT5, 2112.07916)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from formers.config import replace
 from formers.errors import ConfigError
 from formers.models.longformer import HEADS, Longformer, LongformerConfig
 
-WANTED = "a bert, a longformer or a longformer_lm"
+WANTED = "a bert, a longformer, a longformer_lm or a t5"
+WINDOWS_OF_T5 = 254
+"""A radius of 127, as LongT5 has it."""
 GLOBAL = "attention.project_global."
 
 
@@ -23,16 +25,18 @@ def lengthen(model: Any, *, max_length: int | None = None, windows: int | tuple[
                    and the maps of global tokens are copies of the others
     longformer     positions are copied in blocks, windows changed
     longformer_lm  windows changed; it knows no places, and so no longest text
+    t5             its encoder sees windows (of 254 tokens) from now on, a LongT5; it knows no places either
 
     A text that fits the window, windows / 2 + 1 tokens, gives what it gave (of longformer_lm: as many as the old windows saw).
-    Longer ones need a little training: positions beyond the old last are only plausible (see docs/models/longformer.md).
+    Longer ones need a little training: positions beyond the old last are only plausible (see docs/models/longformer.md), and a
+    t5 is used to seeing all at once.
 
     Raises ConfigError for other models, heads that a longformer does not have, and lengths below the old.
     """
     config = getattr(model, "config", None)
     architecture = getattr(config, "architecture", type(model).__name__)
-    if architecture == "longformer_lm":
-        return _wider(model, max_length, windows)
+    if architecture in ("longformer_lm", "t5"):
+        return _with_windows(model, max_length, windows)
     if architecture not in ("bert", "longformer"):
         raise ConfigError(f"lengthen was given a {architecture}", WANTED)
     assert config is not None
@@ -75,13 +79,25 @@ def tiled(table: Tensor, first: int, config: LongformerConfig) -> Tensor:
     return torch.cat([unread, read.repeat(times, 1)[: config.max_length]])
 
 
-def _wider(model: Any, max_length: int | None, windows: int | tuple[int, ...] | None) -> nn.Module:
+def _with_windows(model: Any, max_length: int | None, windows: int | tuple[int, ...] | None) -> nn.Module:
+    name = model.config.architecture
     if max_length is not None:
-        raise ConfigError(f"max_length={max_length} for a longformer_lm", "windows alone: it knows no longest text")
-    if windows is None:
+        raise ConfigError(f"max_length={max_length} for a {name}", "windows alone: it knows no longest text")
+    if name == "t5":
+        changes: dict[str, Any] = {"local_radius": _half(WINDOWS_OF_T5 if windows is None else windows)}
+    elif windows is None:
         raise ConfigError("a longformer_lm and no windows", "windows, for instance twice as wide")
-    config = replace(model.config, windows=windows)
-    return _filled(type(model)(config), model.state_dict(), model)
+    else:
+        changes = {"windows": windows}
+    return _filled(type(model)(replace(model.config, **changes)), model.state_dict(), model)
+
+
+def _half(windows: int | tuple[int, ...]) -> int:
+    if not isinstance(windows, int) or windows < 2 or windows % 2:
+        raise ConfigError(
+            f"windows={windows} for a t5", "an even number from 2 on: half of it before a token, half behind"
+        )
+    return windows // 2
 
 
 def _filled(made: nn.Module, tensors: dict[str, Tensor], like: nn.Module) -> nn.Module:

@@ -53,8 +53,8 @@ _SPECS = (
         "formers.models.t5",
         "Raffel et al., Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer (1910.10683)",
         2019,
-        "encoder-decoder with relative biases, RMSNorm and, in 1.1, gated feed-forwards",
-        "transformers T5ForConditionalGeneration, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
+        "encoder-decoder with relative biases, RMSNorm and, in 1.1, gated feed-forwards; LongT5 with windows in its encoder",
+        "transformers T5.. and LongT5ForConditionalGeneration, float64, 1e-9 with its float32 casts lifted, 5e-6 as it is",
     ),
     Spec(
         "bert",

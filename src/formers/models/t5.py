@@ -19,7 +19,12 @@ scaled, and one table b serves all layers of a stack (section 2.1).
 
 For `sequence` and `span` the decoder reads ``shifted(ids)`` of the same text that is its source.
 
+With `local_radius` it is LongT5 with local attention (Guo et al., 2112.07916, section 3.1.1), for sources of tens of thousands
+of tokens: a token of the encoder sees as many on either side, by the same biases, and all else is T5. Time and memory of the
+encoder grow with the source, not with its square. transformers has LongT5 classes for the heads None, none and encoder.
+
 Departures
+- LongT5's other attention, with a transient global token for every 16 tokens, is not implemented.
 - Query, key and value are one linear map, and so are key and value of the source; checkpoints hold three. The weight table
   joins them.
 - The edges of distance buckets are counted on integers, once: no rounding of a logarithm moves them.
@@ -48,7 +53,7 @@ from formers.models.t5_names import ENCODERS, FOREIGN, activations, weights
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward, GatedFeedForward
 from formers.parts.heads import LanguageHead, TokenHead
-from formers.parts.masks import Causal, Everything, SameDocument
+from formers.parts.masks import Causal, Everything, Mask, SameDocument, Window
 from formers.parts.model import Model, Output
 from formers.parts.norms import RMSNorm
 from formers.parts.positions import Positions
@@ -82,6 +87,8 @@ class T5Config:
     num_buckets: int = 32
     max_distance: int = 128
     """Distances from here on share the last bucket."""
+    local_radius: int | None = None
+    """Tokens to either side that a token of the encoder sees; all where None. A number makes it a LongT5 (127 in the paper)."""
     eps: float = 1e-6
     dropout: float = 0.1
     init_factor: float = 1.0
@@ -98,6 +105,8 @@ class T5Config:
         problems = below_one(self, sizes)
         if self.num_decoder_layers is not None and self.num_decoder_layers < 1:
             problems.append(f"num_decoder_layers is {self.num_decoder_layers}, wanted at least 1")
+        if self.local_radius is not None and self.local_radius < 1:
+            problems.append(f"local_radius is {self.local_radius}, wanted at least 1, or None")
         if self.num_buckets < 4 or self.num_buckets % 2:
             problems.append(f"num_buckets is {self.num_buckets}, wanted an even number from 4 on")
         elif self.max_distance <= self.num_buckets // 2:
@@ -119,10 +128,14 @@ class T5Config:
 
 _LARGE = {"d_model": 1024, "num_layers": 24}
 _1_1 = {"activation": "gelu_tanh", "gated": True, "tie": False, "scale_head": False}
+_1_1_BASE = _1_1 | {"d_model": 768, "num_layers": 12, "num_heads": 12, "d_ff": 2048}
+_1_1_LARGE = _1_1 | _LARGE | {"num_heads": 16, "d_ff": 2816}
+_NANO = {"d_model": 64, "num_layers": 2, "num_heads": 2, "d_head": 32, "d_ff": 256, "vocab_size": 512}
+_TINY = {"d_model": 192, "num_layers": 4, "num_heads": 6, "d_head": 32, "d_ff": 768, "vocab_size": 4096}
 
 PRESETS: dict[str, dict] = {
-    "nano": {"d_model": 64, "num_layers": 2, "num_heads": 2, "d_head": 32, "d_ff": 256, "vocab_size": 512},
-    "tiny": {"d_model": 192, "num_layers": 4, "num_heads": 6, "d_head": 32, "d_ff": 768, "vocab_size": 4096},
+    "nano": _NANO,
+    "tiny": _TINY,
     "small": {},  # 61M
     "base": {"d_model": 768, "num_layers": 12, "num_heads": 12, "d_ff": 3072},  # 223M
     "large": _LARGE | {"num_heads": 16, "d_ff": 4096},  # 738M
@@ -130,10 +143,15 @@ PRESETS: dict[str, dict] = {
     "11b": _LARGE | {"num_heads": 128, "d_head": 128, "d_ff": 65536},
     # 1.1, and FLAN-T5 of the same names
     "v1_1_small": _1_1 | {"d_model": 512, "num_layers": 8, "num_heads": 6, "d_ff": 1024},  # 77M
-    "v1_1_base": _1_1 | {"d_model": 768, "num_layers": 12, "num_heads": 12, "d_ff": 2048},  # 248M
-    "v1_1_large": _1_1 | _LARGE | {"num_heads": 16, "d_ff": 2816},  # 783M
+    "v1_1_base": _1_1_BASE,  # 248M
+    "v1_1_large": _1_1_LARGE,  # 783M
     "v1_1_xl": _1_1 | {"d_model": 2048, "num_layers": 24, "num_heads": 32, "d_ff": 5120},  # 2.8B
     "v1_1_xxl": _1_1 | {"d_model": 4096, "num_layers": 24, "num_heads": 64, "d_ff": 10240},  # 11B
+    # LongT5: the same with a window (2112.07916)
+    "long_nano": _NANO | {"local_radius": 63},
+    "long_tiny": _TINY | {"local_radius": 127},
+    "long_base": _1_1_BASE | {"local_radius": 127},  # 248M
+    "long_large": _1_1_LARGE | {"local_radius": 127},  # 783M
 }
 
 
@@ -319,7 +337,8 @@ def stack(config: T5Config, num_layers: int, *, decoder: bool) -> PreNorm:
 
 def attention(config: T5Config, bias: T5Bias, *, decoder: bool) -> Attention:
     heads, d_head, d_model = config.num_heads, config.d_head, config.d_model
-    mask = (Causal() if decoder else Everything()) & SameDocument()
+    around: Mask = Everything() if config.local_radius is None else Window(config.local_radius + 1)
+    mask = (Causal() if decoder else around) & SameDocument()
     return Attention(
         project=Project(d_model, heads, d_head, bias=False),
         remember=KeyValueCache(heads, d_head) if decoder else None,

@@ -1,9 +1,10 @@
-"""What Hugging Face calls the settings and tensors of T5 (models/t5.py), both ways, in each of its classes."""
+"""What Hugging Face calls the settings and tensors of T5 (models/t5.py), both ways, in each of its classes; LongT5's too, which
+has classes, a model_type and a setting of its own, and calls the attention of its encoder otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from formers.config import ForeignHeads
@@ -19,13 +20,32 @@ _ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu_tanh", "gelu": "gelu", "silu":
 """By their names; ``gated-gelu`` means gelu_new."""
 
 
+_UNREAD = ("n_positions", "global_block_size")
+"""Settings that say nothing here: T5 has no longest text, and local attention no global tokens."""
+
+
+@dataclass(frozen=True)
 class _T5Foreign(ForeignHeads):
-    """Their `feed_forward_proj` is two settings of ours; what ties the head and what scales it, they mix up."""
+    """Their `feed_forward_proj` is two settings of ours; what ties the head and what scales it, they mix up.
+
+    long  the same of LongT5, which is what a config with a `local_radius` is called
+    """
+
+    long: _T5Foreign | None = None
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        return super().model_types + (() if self.long is None else self.long.model_types)
+
+    def has_a_class_for(self, config: Any) -> bool:
+        return self.long is None or config.local_radius is None or config.head in self.long.classes.values()
 
     def read(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
         """`scale_decoder_outputs` is newer than the files of 1.1, which say it by `tie_word_embeddings`. Of a file that does
         not scale, the names of its tensors tell whether it ties (`settle`): newer ones say True in either case."""
-        given = {name: value for name, value in theirs.items() if name != "n_positions"}
+        if self.long is not None and theirs.get("model_type") == self.long.model_type:
+            return self.long.read(theirs)
+        given = {name: value for name, value in theirs.items() if name not in _UNREAD}
         if self.classes.get(self._class_of(theirs)) in ENCODERS:
             given.pop("is_encoder_decoder", None)  # older files of an encoder alone say True
         stated = [given.pop(name, None) for name in ("feed_forward_proj", "dense_act_fn", "is_gated_act")]
@@ -39,6 +59,8 @@ class _T5Foreign(ForeignHeads):
         return config if settled else replace(config, tie=True)
 
     def write(self, config: Any) -> dict[str, Any]:
+        if self.long is not None and config.local_radius is not None:
+            return self.long.write(config)
         named = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
         if config.activation not in named:
             raise ConfigError(f"activation={config.activation!r} has no feed_forward_proj", ", ".join(named))
@@ -65,7 +87,7 @@ def _read_feed_forward(proj: str | None, activation: str | None, gated: bool | N
     return {"activation": _ACTIVATIONS[name], "gated": kind == "gated"}
 
 
-FOREIGN = _T5Foreign(
+_T5 = _T5Foreign(
     "t5",
     classes={
         "T5ForConditionalGeneration": None,
@@ -106,6 +128,15 @@ FOREIGN = _T5Foreign(
         "eos_token_id": 1,
     },
 )
+_LONG = replace(
+    _T5,
+    model_type="longt5",
+    classes={"LongT5ForConditionalGeneration": None, "LongT5Model": "none", "LongT5EncoderModel": "encoder"},
+    names={**_T5.names, "local_radius": "local_radius"},
+    fixed={**_T5.fixed, "encoder_attention_type": "local"},
+    defaults={**_T5.defaults, "local_radius": 127},
+)
+FOREIGN = replace(_T5, long=_LONG)
 
 
 def weights(config: Any) -> Table:
@@ -120,7 +151,7 @@ def weights(config: Any) -> Table:
         their = body + name
         rules += [rule for i in range(layers) for rule in _block(config, our, their, i)]
         rules.append(Rename(f"{our}.final_norm.weight", f"{their}.final_layer_norm.weight"))
-        table = "attention.score.terms.0.table.weight", "layer.0.SelfAttention.relative_attention_bias.weight"
+        table = "attention.score.terms.0.table.weight", f"layer.0.{own(config, our)}.relative_attention_bias.weight"
         rules.append(Rename(f"{our}.blocks.0.{table[0]}", f"{their}.block.0.{table[1]}"))
         ties += [
             Tie(f"{our}.blocks.{i}.{table[0]}", f"{our}.blocks.0.{table[0]}", f"{their}.block.{i}.{table[1]}")
@@ -152,6 +183,11 @@ HEADS: dict[str | None, dict[str, str]] = {
 """Our maps of every head and theirs, but for the map to the next token, which may be the embedding."""
 
 
+def own(config: Any, our: str) -> str:
+    """What the attention of a stack to itself is called."""
+    return "SelfAttention" if config.local_radius is None or our != "encoder" else "LocalSelfAttention"
+
+
 def prefix(config: Any) -> str:
     """What stands before names of the body: most of their classes are the body themselves."""
     return BODY if config.head in ("sequence", "token") else ""
@@ -171,7 +207,7 @@ def ignored(head: str | None, body: str) -> tuple[Ignore, ...]:
 def _block(config: Any, our: str, their: str, i: int) -> list[Rule]:
     """One block of the encoder or the decoder."""
     ours, norms, theirs = f"{our}.blocks.{i}", f"{our}.norms.{i}", f"{their}.block.{i}.layer"
-    width, maps = config.num_heads * config.d_head, f"{theirs}.0.SelfAttention"
+    width, maps = config.num_heads * config.d_head, f"{theirs}.0.{own(config, our)}"
     names = {"attention": 0, "feed_forward": 1} if our == "encoder" else {"attention": 0, "cross": 1, "feed_forward": 2}
     rules: list[Rule] = [
         Rename(f"{norms}.{n}.weight", f"{theirs}.{place}.layer_norm.weight") for n, place in names.items()
@@ -197,7 +233,11 @@ def activations(config: Any) -> list[tuple[str, str]]:
     stacks = [("encoder", f"{body}encoder", config.num_layers)]
     stacks += [] if config.head in ENCODERS else [("trunk", f"{body}decoder", config.decoder_layers)]
     for our, their, layers in stacks:
-        names = {"attention": "SelfAttention.o", "cross": "EncDecAttention.o", "feed_forward": "DenseReluDense.wo"}
+        names = {
+            "attention": f"{own(config, our)}.o",
+            "cross": "EncDecAttention.o",
+            "feed_forward": "DenseReluDense.wo",
+        }
         if our == "encoder":
             del names["cross"]
         for i in range(layers):

@@ -24,13 +24,24 @@ from formers.parts.blocks import blocks, plan_blocks, refusal, run_blocks, share
 from formers.parts.extent import tells_heads_apart
 from formers.parts.factorised import factorised
 from formers.parts.factorised import refusal as refusal_of_factorised
-from formers.parts.kernels import Case, Term, dense, expand_groups, needs_grad, safe_softmax, sdpa, softmax
+from formers.parts.kernels import (
+    ByDistance,
+    Case,
+    Term,
+    dense,
+    expand_groups,
+    needs_grad,
+    safe_softmax,
+    sdpa,
+    softmax,
+)
 from formers.parts.masks import Mask
 from formers.parts.positions import Place, Positions
 from formers.parts.slots import BLOCK
 
 __all__ = [
     "RUNNERS",
+    "ByDistance",
     "Case",
     "Term",
     "attend",

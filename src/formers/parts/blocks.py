@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from formers.parts.extent import goes_by_distance, keeps_documents_apart, of_heads, tells_heads_apart
-from formers.parts.kernels import Case, dense, expand_groups, kernel, kernel_with_bias, needs_grad, sdpa
+from formers.parts.kernels import ByDistance, Case, dense, expand_groups, kernel, kernel_with_bias, needs_grad, sdpa
 from formers.parts.positions import Positions
 from formers.parts.slots import Line, Table, block_size
 
@@ -171,6 +171,13 @@ class _Laid:
         """Whether rows are told apart, by positions or because terms want heads to be heads."""
         return self.ragged or bool(self.case.terms)
 
+    @property
+    def same_distances(self) -> bool:
+        """Whether every block's keys stand from its queries as the first one's do, and the terms ask for nothing else. (What
+        no slot tells, padding and other documents, is hidden.)"""
+        alike = self.line.is_banded and self.table is None
+        return alike and all(isinstance(term, ByDistance) for term in self.case.terms)
+
 
 @dataclass(frozen=True)
 class _Stretch:
@@ -314,6 +321,8 @@ class _Sight:
             entries = entries.map(lambda x: x.repeat_interleave(len(stretch.q_slots), 0))
             table = replace(case, q_positions=q, k_positions=entries).visible()
         alike = stretch.alike * batch
+        if laid.ragged and torch.compiler.is_compiling():
+            alike = [False] * len(alike)
         if laid.ragged and any(alike):
             whole = q.present.all(-1) & ~hidden.any(-1)
             if q.document is not None and k.document is not None:
@@ -335,6 +344,9 @@ class _Sight:
         """Positions for the score terms, which ask for them."""
         if not self.laid.case.terms:
             return {}
+        if self.laid.same_distances:
+            q, k = self.slots(slice(0, 1))
+            return {"q_positions": q, "k_positions": k}
         q, k = self.q.map(lambda x: x[some]), Positions(self.k.index[some])
         if self.laid.table is not None:
             more = self.laid.table.positions.index.repeat_interleave(len(self.stretch.q_slots), 0)[some]
@@ -365,10 +377,14 @@ class _Sight:
 
     def pattern(self, which: slice | Tensor) -> Tensor:
         """What the mask says of slots. Bool [blocks, 1, c, l]."""
+        q, k = self.slots(which)
+        return self.laid.case.mask.allows(q.as_queries(), k.as_keys())
+
+    def slots(self, which: slice | Tensor) -> tuple[Positions, Positions]:
+        """The slots of blocks, as if they were their positions."""
         line = self.laid.line
         q = Positions(line.q_first + line.every * self.stretch.q_slots[which])
-        k = Positions(line.k_first + line.every * self.stretch.k_slots[which])
-        return self.laid.case.mask.allows(q.as_queries(), k.as_keys())
+        return q, Positions(line.k_first + line.every * self.stretch.k_slots[which])
 
 
 def _at(positions: Positions, slots: Tensor, batch: int) -> Positions:

@@ -25,6 +25,16 @@ q [batch, heads, queries, d_head] arrives scaled; the result is [1 or batch, hea
 
 
 @dataclass(frozen=True)
+class ByDistance:
+    """A term that reads nothing but the distances of indices: blocks that stand to their keys alike are given it once."""
+
+    add: Term
+
+    def __call__(self, q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor:
+        return self.add(q, k, q_positions, k_positions)
+
+
+@dataclass(frozen=True)
 class Case:
     """All that a runner needs. q [b, h, t, d] scaled; k, v [b, g, s, d] with g dividing h (grouped heads)."""
 
@@ -92,13 +102,18 @@ def dense(case: Case, visible: Tensor | None = None) -> Tensor:
     if bias is not None:  # in place where types allow: a fresh tensor of this size costs three times the adding
         scores = scores.add_(bias) if bias.dtype == scores.dtype else scores + bias
     if visible is None and case.sees is Block.ALL:
-        pattern = softmax(scores)
-    else:
-        pattern = safe_softmax(scores, case.visible() if visible is None else visible)
-    pattern = F.dropout(pattern, case.dropout).to(v.dtype)
+        return _weighed(case, softmax(scores), v)
+    visible = case.visible() if visible is None else visible
     if case.show is not None:
-        pattern = case.show(pattern)
-    return pattern @ v
+        return _weighed(case, safe_softmax(scores, visible), v)
+    # set to 0 here, not in the pattern: a backward pass then keeps one tensor of that size, not two
+    out = _weighed(case, _even_if_blind(scores, visible), v)
+    return out.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+
+
+def _weighed(case: Case, pattern: Tensor, v: Values) -> Tensor:
+    pattern = F.dropout(pattern, case.dropout).to(v.dtype)
+    return (pattern if case.show is None else case.show(pattern)) @ v
 
 
 def softmax(scores: Scores) -> Tensor:
@@ -107,14 +122,18 @@ def softmax(scores: Scores) -> Tensor:
 
 
 def safe_softmax(scores: Scores, visible: Tensor) -> Tensor:
-    """Softmax over the visible keys, in at least float32; a row with none is exactly 0, and so is its gradient.
+    """Softmax over the visible keys, in at least float32; a row with none is exactly 0, and so is its gradient."""
+    return _even_if_blind(scores, visible).masked_fill(~visible.any(-1, keepdim=True), 0.0)
+
+
+def _even_if_blind(scores: Scores, visible: Tensor) -> Tensor:
+    """The same, but for a row that sees nothing, which is even.
 
     Beside a visible key the smallest number is as good as -inf: its weight is exactly 0. A row of it alone is even, so that
     torch's kernel has a gradient there, and is set to 0 afterwards.
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    weights = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
-    return weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+    return scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
 
 
 def expand_groups(kv: Tensor, q: Tensor) -> Tensor:

@@ -116,11 +116,11 @@ class Positions:
     def in_runs(self) -> bool:
         """Whether the indices of any two tokens of one document differ as their places in the row do, with padding anywhere.
 
-        Then runners may go by places in the row. Tensors are looked at, once; while compiling, nothing but `start` is known.
+        Then runners may go by places in the row. Tensors are looked at, once, where nothing is promised; not while compiling.
         """
-        if self.start is not None or torch.compiler.is_compiling():
-            return self.start is not None
-        return self._looks_in_runs
+        if self.start is not None or self.aligned is not None:
+            return True
+        return not torch.compiler.is_compiling() and self._looks_in_runs
 
     @functools.cached_property
     def _looks_in_runs(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from formers.parts.attend import Term
+from formers.parts.attend import ByDistance, Term
 from formers.parts.embeddings import sinusoid_halves
 from formers.parts.positions import Positions
 
@@ -92,7 +92,7 @@ class T5Bias(nn.Module):
         def add(q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor:
             return _chosen(by_distance, distances(q_positions, k_positions).clamp(-self.past, self.future) + self.past)
 
-        return add
+        return ByDistance(add)
 
 
 def _chosen(table: Float[Tensor, "places heads"], place: Int[Tensor, "b t s"]) -> Float[Tensor, "b heads t s"]:
@@ -126,7 +126,7 @@ class ALiBi(nn.Module):
             slopes = torch.tensor(self.slopes, device=q.device, dtype=dtype)
             return -slopes[None, :, None, None] * distances(q_positions, k_positions).abs()[:, None].to(dtype)
 
-        return add
+        return ByDistance(add)
 
 
 class RelativeBiases(nn.Module):

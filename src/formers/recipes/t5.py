@@ -27,4 +27,24 @@ def tiny() -> Recipe:
     )
 
 
-RECIPES = (nano, tiny)
+def long_nano() -> Recipe:
+    """nano with a window of 63 tokens to either side, in texts eight times as long."""
+    return Recipe(
+        name="t5.long_nano",
+        model=registry.configure("t5", "long_nano", dropout=0.0),
+        data=DataSettings(vocab_size=512),
+        train=TrainSettings(steps=300, batch_size=2, seq_len=1024, lr=3e-3, eval_every=100, checkpoint_every=100),
+    )
+
+
+def long_tiny() -> Recipe:
+    """tiny with a window of 127 tokens to either side: the tokens a step of tiny, in texts eight times as long."""
+    return Recipe(
+        name="t5.long_tiny",
+        model=registry.configure("t5", "long_tiny", dropout=0.0),
+        data=DataSettings(vocab_size=4096),
+        train=TrainSettings(steps=1200, batch_size=1, seq_len=2048, lr=2e-3, warmup=40),
+    )
+
+
+RECIPES = (nano, tiny, long_nano, long_tiny)

@@ -128,10 +128,12 @@ class SourceObjective(Objective):
         source_ids: Tensor | None = None,
         source_index: Tensor | None = None,
     ) -> tuple[Any, ...]:
-        """As `Objective`. source_ids, source_index: Int [batch, source]; `document` is not looked at: a row is one text."""
+        """As `Objective`. source_ids, source_index: Int [batch, source], a text a row from 0 on with padding behind it;
+        `document` is not looked at."""
         with autocast(input_ids.device.type, self.precision):
             assert source_ids is not None, "batches of sources and targets carry both"
-            source = Source(source_ids, None if source_index is None else Positions(source_index))
+            from_0 = None if source_index is None else Positions(source_index, aligned=source_ids.shape[1])
+            source = Source(source_ids, from_0)
             positions = None if index is None else Positions(index)
             hidden, head, staged = body_and_head(self.model, input_ids, positions, source=source)
             return *self.answer(hidden, head, targets, scores=scores), staged
