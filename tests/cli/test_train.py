@@ -133,6 +133,17 @@ def test_init_begins_with_the_weights_and_the_tokenizer_of_another_run(formers: 
     assert Path("r/model/tokenizer.json").read_bytes() == (run / "model" / "tokenizer.json").read_bytes()
 
 
+def test_settings_that_are_named_change_the_model_that_init_names(formers: Formers, text: Path, run: Path):
+    asked = ["gpt2.nano", text, *QUICK, "--init", run, "--model.dropout", "0.25", "--train.precision", "float32"]
+    outcome = formers("train", *asked, "--train.steps", "2", "--out", "r", "--json")
+    assert outcome.code == 0, outcome.err
+    recipe = json.loads(Path("r/recipe.json").read_text())
+    assert recipe["model"]["dropout"] == recipe["init_settings"]["dropout"] == 0.25
+    assert formers("train", "--resume", "--out", "r", "--json").code == 0
+    assert json.loads(Path("r/recipe.json").read_text())["model"]["dropout"] == 0.25
+    assert "do not fit the model" in formers.refuses("train", *asked, "--model.num-layers", "2", "--out", "other")
+
+
 def test_help_of_a_recipe_shows_its_own_defaults(formers: Formers):
     outcome = formers("train", "gpt2.nano", "--help")
     assert outcome.code == 0

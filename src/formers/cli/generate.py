@@ -135,7 +135,7 @@ def _tokenizer(found: targets.Resolved) -> Tokenizer:
         from formers.experiments.run import recorded
         from formers.text import load_tokenizer
 
-        folder, _ = recorded(found.run or Path(found.name))
+        folder, *_ = recorded(found.run or Path(found.name))
         tokenizer = None if folder is None else load_tokenizer(folder)
     if tokenizer is None:
         raise TargetError(

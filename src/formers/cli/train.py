@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> int:
         _check_before_torch(train_options.first_reading(rest, verb), name)
     default = _recipe(name, rest)
     options, recipe = train_options.second_reading(rest, verb, default)
-    return _train(options, recipe, default, name)
+    asked = train_options.named_settings(rest, recipe.model) if options.init is not None else {}
+    return _train(options, recipe, default, name, asked)
 
 
 # --- what can be said at once ----------------------------------------------------------------------------------------
@@ -119,7 +120,8 @@ def _recipe(name: str | None, rest: list[str]) -> Recipe[Any]:
     return found
 
 
-def _train(options: Options, recipe: Recipe[Any], default: Recipe[Any], name: str | None) -> int:
+def _train(options: Options, recipe: Recipe[Any], default: Recipe[Any], name: str | None, asked: dict[str, Any]) -> int:
+    """`asked`: settings of the model that --init names, in place of its own."""
     from formers.cli.live import Live
     from formers.experiments.run import Run, free_folder, recorded, vocabulary
     from formers.experiments.text import prepare
@@ -127,13 +129,13 @@ def _train(options: Options, recipe: Recipe[Any], default: Recipe[Any], name: st
     _check_init(options, recipe)
     console = speaker(options.json)
     _check_length(recipe, options)
-    folder, init = (options.data, options.init) if not options.resume else recorded(_given(options.out))
+    folder, init, changed = (options.data, options.init, asked) if not options.resume else recorded(_given(options.out))
     recipe, shards = prepare(recipe, files=options.files, folder=options.data or folder, init=init, quiet=options.json)
     out = options.out or free_folder(recipe.name)
     if _is_first():
         console.print(facts([("text", _text(shards)), ("run folder", str(out))]))
-    asked = recipe.model.vocab_size if options.resume else vocabulary(default.model, recipe.model, shards)
-    run = Run(recipe, shards, out, resume=options.resume, vocab_size=asked, init=init)
+    size = recipe.model.vocab_size if options.resume else vocabulary(default.model, recipe.model, shards)
+    run = Run(recipe, shards, out, resume=options.resume, vocab_size=size, init=init, settings=changed)
     live = Live(console)
     result = run.start(
         on_event=live.show, progress=live.is_terminal, resume_command=_command(name if recipe.code else None, out)

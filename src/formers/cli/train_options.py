@@ -15,6 +15,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from formers.cli.parse import Flag, parse
+from formers.config import to_dict
+from formers.errors import ConfigError
 from formers.recipes import DataSettings, Recipe, TrainSettings, with_seed
 
 
@@ -33,7 +35,8 @@ class Options:
     resume: Flag = False
     """Go on with the run in --out from its newest checkpoint."""
     init: str | None = None
-    """Begin with a run's model, a model folder or a hub name: its settings, weights and tokenizer, a new optimizer."""
+    """Begin with a run's model, a model folder or a hub name: its settings (but for those that
+    --model.NAME names), weights and tokenizer, a new optimizer."""
     seed: int | None = None
     """One number for the weights, the order of rows and dropout; the recipe has its own where none."""
     json: Flag = False
@@ -48,8 +51,14 @@ Reading = TypeVar("Reading")
 
 
 def split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """RECIPE, which comes first, and the rest. None where the first word is an option."""
+    """RECIPE, which comes first, and the rest. None where the first word is an option. Raises ConfigError for a recipe that
+    stands behind options."""
     if not arguments or arguments[0].startswith("-"):
+        from formers.recipes.find import functions
+
+        behind = [word for word in arguments if word in functions()]
+        if behind and not {"-h", "--help"} & set(arguments):
+            raise ConfigError(f"{behind[0]} stands behind {arguments[0]}", f"RECIPE first: {behind[0]} {arguments[0]} ...")
         return None, list(arguments)
     return arguments[0], list(arguments[1:])
 
@@ -76,6 +85,14 @@ def second_reading(arguments: Sequence[str], verb: str, recipe: Recipe[Any]) -> 
     """The options with the recipe's own settings as defaults, and the recipe that they ask for."""
     options, asked = of_recipe(Options, arguments, verb, recipe)
     return options, asked if options.seed is None else with_seed(asked, options.seed)
+
+
+def named_settings(arguments: Sequence[str], model: Any) -> dict[str, Any]:
+    """The settings of `model` that ``--model.NAME`` named, whatever their defaults were."""
+    words = [word.removeprefix("--model.") for word in arguments if word.startswith("--model.")]
+    names = {word.partition("=")[0].partition(".")[0].replace("-", "_") for word in words}
+    names |= {name.removeprefix("no_") for name in names}
+    return {name: value for name, value in to_dict(model).items() if name in names}
 
 
 def of_recipe(

@@ -57,7 +57,7 @@ def objective_of(found: Resolved) -> str:
 def _of_run(run: Path, recipe: dict[str, Any], objective: str) -> Shards:
     from formers.recipes import DataSettings
 
-    folder, _ = recorded(run)
+    folder, *_ = recorded(run)
     return shards_of(from_dict(DataSettings, recipe["data"]), objective, folder=folder)
 
 

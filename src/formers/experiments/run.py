@@ -38,6 +38,7 @@ class Run:
     recipe      as `text.prepare` gives it
     vocab_size  rows of the embedding, where they are not to be the tokenizer's
     init        a run, model folder or hub name whose weights it begins with
+    settings    of that model, in place of those it stores; its weights must still fit
     facts       what recipe.json holds beside the recipe
     """
 
@@ -47,6 +48,7 @@ class Run:
     resume: bool = False
     vocab_size: int | None = None
     init: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def start(
@@ -95,7 +97,7 @@ class Run:
             return self._generator_and_discriminator(vocab_size)
         if self.init is None:
             return recipe.build(vocab_size=vocab_size)
-        found = hub.resolve(self.init, dtype=torch.float32, code=self.recipe.code)
+        found = hub.resolve(self.init, dtype=torch.float32, code=self.recipe.code, changes=self.settings)
         if found.tokenizer is not None:
             self.shards.check_tokenizer(found.tokenizer.fingerprint)
         _check_architecture(self.recipe, found)
@@ -119,8 +121,9 @@ class Run:
             "tokenizer": meta["tokenizer_fingerprint"],
             "text": self.shards.fingerprint,
         }
+        begun = {"init": self.init} | ({"init_settings": dict(self.settings)} if self.settings else {})
         code = {} if self.source is None else {"code_sha256": hashlib.sha256(self.source).hexdigest()}
-        return {**self.facts, **self.recipe.to_json(), "shards": shards, "init": self.init, **code}
+        return {**self.facts, **self.recipe.to_json(), "shards": shards, **begun, **code}
 
     def save_model(self, model: nn.Module, folder: Path) -> None:
         """Write the run's model/ with its tokenizer, of a generator and a discriminator the discriminator; and beside it the
@@ -186,12 +189,13 @@ def vocabulary(default: Any, asked: Any, shards: Shards) -> int | None:
     return wanted
 
 
-def recorded(run: Path) -> tuple[Path | None, str | None]:
-    """The shard folder that a run was trained on, if it still stands there, and the model it began with."""
+def recorded(run: Path) -> tuple[Path | None, str | None, dict[str, Any]]:
+    """The shard folder that a run was trained on, if it still stands there; the model it began with, and the settings that
+    were given to that."""
     facts = read_recipe(run)
     recorded_at = facts.get("shards", {}).get("folder", "")
     folder = (run / recorded_at).resolve()  # relative where run and text go together
-    return folder if is_shard_folder(folder) else None, facts.get("init")
+    return folder if is_shard_folder(folder) else None, facts.get("init"), facts.get("init_settings", {})
 
 
 def changed_since(run: Path, shards: Shards | None, code: str | None) -> str:
