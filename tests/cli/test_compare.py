@@ -135,6 +135,11 @@ def test_schedule_draws_what_is_applied_without_torch(formers: Formers) -> None:
     timed = formers("schedule", "gpt2.nano", "--train.minutes", "3").out
     assert "end of the time" in timed
     assert "no recipe" in formers.refuses("schedule")
+    never = formers("schedule", "gpt2.nano", "--train.warmup", 500).out
+    assert "the warm-up never ends, 0.003 is not reached" in never
+    assert "lowest" not in never
+    for verb in ("schedule", "tune", "plan", "train"):
+        assert "RECIPE first: gpt2.nano --json" in formers.refuses(verb, "--json", "gpt2.nano")
     assert "decay_share" in formers.refuses("schedule", "gpt2.nano", "--train.decay-share", "2")
 
 
@@ -157,9 +162,12 @@ def test_tune_prints_what_mattered_and_its_best_recipe_trains(formers: Formers, 
     assert "best: trial" in done.out
     found = formers("tune", "gpt2.nano", *quick, "--trials", 2, "--json").json
     assert len(found["trials"]) == 2
+    assert "Too few trials" in done.out
+    run = formers("schedule", f"search/trial-{found['best']['trial']}", "--json").json  # of a run what it was given
     best = formers("schedule", "search/best.json", "--json").json
+    assert run["peak"] == best["peak"]
     assert best["peak"] == found["best"]["settings"]["train.lr"]
-    assert "did you mean 'train.lr'" in formers.refuses("tune", "gpt2.nano", "--search", "train.rl=1:2")
+    assert "did you mean 'train.lr'" in formers.refuses("tune", "gpt2.nano", "--search", "train.lrr=1:2")
 
 
 def test_help_of_the_new_verbs_needs_no_torch() -> None:

@@ -98,7 +98,9 @@ def test_ranges_are_read_and_refused() -> None:
     assert found[2].step == 32
     assert found[3].choices == ("cosine", "linear")
     for word, said in (
-        ("train.rl=1:2", "did you mean 'train.lr'"),
+        ("train.lrr=1:2", "did you mean 'train.lr'"),
+        ("model.width=1:2", "wanted: model. and one of .*d_model"),
+        ("lr=1:2", "train.NAME or model.NAME"),
         ("train.lr=2e-2:1e-2", "LOW:HIGH"),
         ("model.num_layers=one:two", "LOW:HIGH"),
         ("model.num_layers=1:4:0", "LOW:HIGH"),

@@ -22,8 +22,8 @@ POINTS = 600
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the learning rate that a recipe applies, step by step: in the terminal, and as SVG or JSON. Takes the options of
-    `formers train` that begin with --train."""
+    """Draw the learning rate that a recipe applies, or a run applied, step by step: in the terminal, and as SVG or JSON. Takes
+    the options of `formers train` that begin with --train."""
 
     out: Path | None = None
     """An SVG file to write."""
@@ -39,9 +39,7 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(
             "no recipe is named", "formers schedule RECIPE [--train.lr 0.001 ...]", "formers models lists them"
         )
-    from formers import recipes
-
-    default = Options() if name is None else Options(train=recipes.get(name).train)
+    default = Options() if name is None else Options(train=_settings(name))
     options = parse(Options, rest, f"schedule {name or 'RECIPE'}", default=default)
     schedule, timed = _schedule(options.train)
     course = schedule.course()
@@ -51,6 +49,17 @@ def main(arguments: list[str]) -> None:
         return emit(_json(name, options.train, schedule, course, timed))
     _print(options, schedule, course, timed)
     return None
+
+
+def _settings(name: str) -> TrainSettings:
+    """Of a recipe, or of a run: the settings that it was trained with."""
+    from formers import recipes
+    from formers.config import from_dict
+    from formers.hub.targets import read_recipe
+
+    if (Path(name) / "recipe.json").is_file():
+        return from_dict(TrainSettings, read_recipe(Path(name)).get("train", {}))
+    return recipes.get(name).train
 
 
 def _schedule(train: TrainSettings) -> tuple[Schedule, bool]:
@@ -80,10 +89,12 @@ def _print(options: Options, schedule: Schedule, course: list[float], timed: boo
     ends = ("begin", "end of the time") if timed else ("step 1", f"step {len(course):,}")
     stdout().print("\n".join(draw(course, ends=ends)), markup=False)
     train = options.train
+    after = course[schedule.warmup :]
+    never = "" if after else f": the warm-up never ends, {schedule.peak:.4g} is not reached"
     pairs = [
         ("schedule", train.schedule),
-        ("peak", f"{max(course):.4g}"),
-        ("lowest after the warm-up", f"{min(course[schedule.warmup :] or course):.4g}"),
+        ("peak", f"{max(course):.4g}{never}"),
+        *([("lowest after the warm-up", f"{min(after):.4g}")] if after else []),
         ("warm-up", f"{train.warmup:,} steps" + (", not drawn: the clock ends this training" if timed else "")),
     ]
     if options.out is not None:

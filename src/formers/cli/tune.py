@@ -89,6 +89,10 @@ def _print(result: dict[str, Any], out: Path) -> None:
             "" if effect is None else "" if effect["told"] else "cannot tell",
         )
     stdout().print(content)
+    if not effects:
+        stdout().print(
+            "Too few trials, or all alike: no effect can be told from chance yet. Give more --trials.", markup=False
+        )
     first = result["first"]
     than = f", the recipe as it was {first['bits_per_byte']:.4f}" if first else ""
     stdout().print(f"\nbest: trial {best['trial']}, {best['bits_per_byte']:.4f} bits per byte{than}", markup=False)

@@ -108,7 +108,7 @@ def match_all(
                 f"{m.label} cannot be brought to {m.target:,.0f} {m.what}: the nearest has {m.after:,.0f} ({m.off:+.1%})"
                 for m in missed
             ),
-            f"within {tolerance:.1%}",
+            f"within {100 * tolerance:.3g}%",
             f"leave {'it' if len(missed) == 1 else 'them'} out, choose another size, give a larger --tolerance, or "
             "--match nothing",
         )

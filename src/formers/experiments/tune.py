@@ -113,9 +113,12 @@ def _setting(name: str, recipe: Recipe[Any]) -> Any:
         raise ConfigError(f"--search {name}: {wrong[0]}", "settings that the budget and the seed leave open")
     part, _, inner = name.partition(".")
     parts = {"train": recipe.train, "model": recipe.model}
-    known = [f"{p}.{f.name}" for p, config in parts.items() for f in dataclasses.fields(config)]
-    if name not in known:
-        raise ConfigError(f"{recipe.name} has no setting {name!r}", "train.NAME or model.NAME", suggest(name, known))
+    of_part = [f.name for f in dataclasses.fields(parts[part])] if part in parts else []
+    if inner not in of_part:
+        wanted = f"{part}. and one of {', '.join(of_part)}" if of_part else "train.NAME or model.NAME"
+        hint = suggest(inner, of_part)
+        meant = hint.replace("'", f"'{part}.", 1)
+        raise ConfigError(f"{recipe.name} has no setting {name!r}", wanted, meant)
     return getattr(parts[part], inner)
 
 
