@@ -17,6 +17,7 @@ from formers.parts.reversible import set_rebuild
 from formers.parts.taps import listen
 from formers.training.loss import cross_entropy
 from tests.models.test_reformer import EQUAL, EXCEPTED, SILENT, SIZES, ids, model
+from tests.training.small import job
 
 MEMORY: dict[str, Any] = {
     "memory_layers": (1,), "memory_keys": 9, "memory_heads": 2, "memory_d_key": 6, "memory_best": 4,
@@ -185,3 +186,16 @@ def test_settings_that_do_not_fit_are_one_error_that_names_them(changes: dict[st
 def test_an_unknown_norm_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"memory_norm is 'group', wanted 'layer' \| 'batch' \| 'none'"):
         formers.build("reformer", memory_norm="group")
+
+
+def test_a_run_from_before_these_settings_is_the_same_run() -> None:
+    """Its checkpoint names none of them, so none may stand in what it is compared with."""
+    named = {
+        "full_below",
+        "local_heads",
+        *(f"memory_{name}" for name in ("layers", "keys", "heads", "d_key", "best", "norm")),
+    }
+    plain, changed = (job(formers.build("reformer", "nano", **more)) for more in ({}, {"full_below": 9, **MEMORY}))
+    assert named.isdisjoint(plain.identity(1)["model"])
+    assert changed.identity(1)["model"]["full_below"] == 9
+    assert changed.identity(1)["model"]["memory_layers"] == [1]

@@ -85,7 +85,7 @@ class Job:
         """A config's settings without those `later` than some runs, where they stand as those runs had them: by default."""
         config = getattr(self.model, "config", None)
         later = getattr(config, "later", ())
-        return {n: v for n, v in settings.items() if n not in later or v != getattr(type(config), n)}
+        return {n: v for n, v in settings.items() if n not in later or v != plain(getattr(type(config), n))}
 
 
 @dataclass(frozen=True)
