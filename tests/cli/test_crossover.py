@@ -26,6 +26,7 @@ def test_it_prints_a_table_and_writes_a_chart(
     out = formers(*asked).out
     assert "window" in out
     assert "Faster from" in out
+    assert "16,777,216 operations forward for 128 tokens, 4.00 x for twice as many; measured, 4.00 x" in out
     assert "forward and backward 0.6 ms" in out
     found = formers(*asked, "--json").json
     assert found["mechanisms"]["window"]["training"]["seconds_slope"] == pytest.approx(1.0)

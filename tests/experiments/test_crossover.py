@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from formers.errors import ConfigError, RunError
 from formers.experiments import crossover
-from formers.experiments.crossover import CrossoverSettings, crossing, expected, run, slope, upper_half
+from formers.experiments.crossover import CrossoverSettings, crossing, expected, full_operations, run, slope, upper_half
 from formers.experiments.measuring import measure, timed
 from formers.experiments.mechanisms import FULL, MECHANISMS, Sizes
 from formers.parts.positions import Positions
@@ -171,3 +172,15 @@ def test_a_fresh_process_measures_a_point() -> None:
     assert crossover.in_a_process(asked)["forward"]["seconds"] > 0
     with pytest.raises(RunError, match="KeyError"):
         crossover.in_a_process(asked | {"mechanism": "nothing"})
+
+
+def test_full_attention_by_count_is_what_torch_counts_and_four_times_as_much_for_twice_the_length() -> None:
+    def counted(length: int) -> int:
+        x, plain = torch.zeros(1, 4, length, 16), torch.ones(1, 4, length, 16)
+        with FlopCounterMode(display=False) as counter:
+            torch.softmax(x @ plain.transpose(2, 3), -1) @ plain
+        return counter.get_total_flops()
+
+    for length in (7, 64):
+        assert full_operations(length, 64) == counted(length)
+        assert full_operations(2 * length, 64) == 4 * counted(length)

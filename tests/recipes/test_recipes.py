@@ -42,6 +42,18 @@ def test_a_recipe_goes_to_json_and_back(name: str):
     assert Recipe.from_json(stored, type(recipe.model)) == recipe
 
 
+@pytest.mark.parametrize("name", recipes.names())
+def test_no_setting_is_left_out_of_what_is_stored(name: str):
+    """A class attribute without an annotation looks like a setting, works like one, and is not stored."""
+    recipe = recipes.get(name)
+    for settings in (recipe, recipe.model, recipe.data, recipe.train):
+        stored = {field.name for field in dataclasses.fields(settings)}
+        plain = (bool, int, float, str, tuple)
+        own = {n for kind in type(settings).__mro__[:-1] for n, v in vars(kind).items() if isinstance(v, plain)}
+        told = {n for kind in type(settings).__mro__[:-1] for n in getattr(kind, "__annotations__", {})}
+        assert {n for n in own if not n.startswith("_")} <= stored | told
+
+
 @pytest.mark.parametrize(("typed", "meant"), [("gpt2.tniy", "gpt2.tiny"), ("lama.nano", "llama.nano")])
 def test_an_unknown_name_gets_a_suggestion(typed: str, meant: str):
     with pytest.raises(TargetError, match=f"did you mean '{meant}'"):

@@ -62,11 +62,25 @@ def main(arguments: list[str]) -> int:
         emit({**result, "folder": options.out})
         return 0
     stdout().print(_table(result))
+    stdout().print(f"\n{_by_count(result)}", markup=False, soft_wrap=True)
     stdout().print(f"\n{options.out / 'crossover.json'}, {options.out / 'crossover.svg'}", markup=False)
     told = _told_a_reformer(result)
     if told:
         stdout().print(told, markup=False, soft_wrap=True)
     return 0
+
+
+def _by_count(result: Mapping[str, Any]) -> str:
+    """What twice the length costs full attention: counted, and measured."""
+    from formers.experiments.crossover import full_operations
+
+    longest, d_model = max(p["length"] for p in result["points"]), result["fixed"]["d_model"]
+    counted = full_operations(longest, d_model)
+    times = full_operations(2 * longest, d_model) / counted
+    steep = result["mechanisms"]["full"][_mode(result)]["seconds_slope"]
+    measured = "" if steep is None else f"; measured, {2**steep:.2f} x the time (slope {steep:.2f})"
+    by_count = f"{counted:,} operations forward for {longest:,} tokens, {times:.2f} x for twice as many"
+    return f"full attention by count: {by_count}{measured}"
 
 
 def _told_a_reformer(result: Mapping[str, Any]) -> str | None:

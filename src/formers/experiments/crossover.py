@@ -211,6 +211,12 @@ def upper_half(line: Curve) -> tuple[list[int], list[float]]:
     return lengths, [line[n] for n in lengths]
 
 
+def full_operations(length: int, d_model: int) -> int:
+    """Of a forward of full attention, its products with weights aside: scores and weighted sums, two operations for each number
+    of each pair of tokens. Pairs that a causal mask hides are counted too."""
+    return 2 * 2 * length * length * d_model
+
+
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Of the straight line that fits log y against log x best."""
     a, b = [math.log(v) for v in x], [math.log(v) for v in y]
