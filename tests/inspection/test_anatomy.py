@@ -54,6 +54,18 @@ def test_attention_costs_four_times_heads_times_width_a_layer_and_key():
     assert found.forward(10) == found.products_per_token + 10 * found.attention_per_token
 
 
+@pytest.mark.parametrize(
+    "preset", ["nano", "nano_context_feed_forward", "nano_attention_persistent", "nano_attention_feed_forward"]
+)
+def test_learned_pairs_cost_what_maps_do_and_context_memories_what_attention_does(preset: str):
+    model = formers.build("memory_mosaics", preset=preset)
+    found = cost(model)
+    assert found.products_per_token == sum(
+        2 * p.numel() for p in model.parameters() if p.ndim >= 2
+    )  # head: the tokens' table
+    assert found.attention_per_token == 4 * model.config.d_model * model.config.num_layers
+
+
 def test_a_layer_that_is_shared_costs_as_often_as_it_runs():
     model = formers.build("gpt2", preset="nano", num_layers=1)
     once = cost(model)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from formers.parts.attention import Attention
+from formers.parts.mosaic import ContextMemory, PersistentMemory
 from formers.parts.recollection import MemoryAttention, memory_attentions
 
 PROBE = 16
@@ -151,7 +152,10 @@ def cost(model: nn.Module) -> Cost:
     """Counted in one forward over `PROBE` tokens (and a source of as many), so that shared layers count as often as they
     run."""
     per_key: list[int] = []
+    learned: list[int] = []
     hooks = [m.register_forward_hook(lambda part, *_: per_key.append(_per_key(part))) for m in _attentions(model)]
+    memories = [module for module in model.modules() if isinstance(module, PersistentMemory)]
+    hooks += [m.register_forward_hook(lambda part, *_: learned.append(_of_slots(part))) for m in memories]
     was_training = model.training
     try:
         ids = torch.zeros(1, PROBE, dtype=torch.long, device=next(model.parameters()).device)
@@ -165,7 +169,8 @@ def cost(model: nn.Module) -> Cost:
     counts = counter.get_flop_counts().get("Global", {})
     products = sum(count for op, count in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
     source_tokens = SOURCE if writes_from_source(model) else None
-    return Cost(products // PROBE, sum(per_key) if per_key else None, *_state(model), _held(model), source_tokens)
+    products = products // PROBE + sum(learned)
+    return Cost(products, sum(per_key) if per_key else None, *_state(model), _held(model), source_tokens)
 
 
 def writes_from_source(model: nn.Module) -> bool:
@@ -174,13 +179,20 @@ def writes_from_source(model: nn.Module) -> bool:
 
 
 def _attentions(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, Attention | MemoryAttention)]
+    return [module for module in model.modules() if isinstance(module, Attention | MemoryAttention | ContextMemory)]
 
 
 def _per_key(attention: nn.Module) -> int:
     """Scores take 2 operations a head and number of a key, the weighted sum of values as many a number of a value."""
+    if isinstance(attention, ContextMemory):
+        return 4 * attention.key.linear.out_features
     project: Any = attention.project
     return 2 * project.num_heads * (getattr(project, "d_key", project.d_head) + project.d_head)
+
+
+def _of_slots(memory: PersistentMemory) -> int:
+    """A token asks every learned pair, so each of their numbers counts as a weight of a map does."""
+    return 2 * (memory.slot_keys.numel() + memory.slot_values.numel())
 
 
 def _state(model: Any) -> tuple[float | None, int | None, int | None, int | None]:
