@@ -12,7 +12,7 @@ from benchmarks.measure import FOLDER
 
 NAMES = (
     *("train", "generate", "memory", "memory_step", "mosaics"),
-    *("references", "sparse", "longformer", "reformer", "longest", "reversible", "plan", "text", "cli"),
+    *("references", "sparse", "longformer", "longt5", "reformer", "longest", "reversible", "plan", "text", "cli"),
 )
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

@@ -128,8 +128,9 @@ def _of_another_model(
     folder: Path, model_type: str, likeness: float, tensors: Tensors, error: WeightsError
 ) -> WeightsError:
     """`error`, or, where the tensors are plainly another model's, one sentence that says whose."""
-    for name, module in model_types().items():
-        if name != model_type and _first_layer(module).likeness(tensors) > max(0.9, likeness):
+    known = model_types()
+    for name, module in known.items():
+        if module is not known[model_type] and _first_layer(module).likeness(tensors) > max(0.9, likeness):
             return WeightsError(
                 f"{folder} holds weights of a {name}, and a {CONFIG} of a {model_type}",
                 "both of one model",
