@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formers.errors import ConfigError
-from formers.parts.attend import Case, attend, choose, dense, run_blocks
+from formers.parts.attend import ByDistance, Case, attend, choose, dense, run_blocks
 from formers.parts.blocks import refusal
 from formers.parts.extent import goes_by_distance, keeps_documents_apart, reach, step
 from formers.parts.masks import (
@@ -250,6 +250,24 @@ def test_score_terms_meet_padding_and_global_keys_in_blocks() -> None:
     assert_equal_runs(lambda c: run_blocks(c, 4), apart)
     with torch.no_grad():
         assert (run_blocks(case, 4) - dense(case)).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("by_distance", [True, False])
+def test_a_term_of_distances_is_asked_of_one_block_and_one_of_places_of_all(by_distance: bool) -> None:
+    positions = packed(3, 23, torch.Generator().manual_seed(1))
+    asked = []
+
+    def add(q: torch.Tensor, k: torch.Tensor, at: Positions, seen: Positions) -> torch.Tensor:
+        asked.append(len(seen.index))
+        apart = seen.index[:, None] - (at.index[:, :, None] if by_distance else 0)
+        return (0.3 * apart.to(q.dtype).sin())[:, None]
+
+    term = ByDistance(add) if by_distance else add
+    case = Case(*tensors(23, 23), positions, positions, Window(3) & SameDocument(), (term,))
+    assert_equal_runs(lambda c: run_blocks(c, 4), case)
+    asked.clear()
+    run_blocks(case, 4)
+    assert sum(asked) == (len(asked) if by_distance else 3 * 6)
 
 
 @pytest.mark.parametrize(
