@@ -53,6 +53,16 @@ def test_generate_streams_what_json_lists(formers: Formers, run: Path):
         assert f"--- sample {number + 1} (seed {3 + number}) ---\ndef {row['text']}" in streamed
 
 
+def test_generate_shows_how_text_is_cut_into_tokens(formers: Formers, run: Path):
+    asked = ["generate", run, "def é", "--max-new-tokens", 8, "--seed", 3]
+    plain, cut = formers(*asked).out, formers(*asked, "--tokens").out
+    assert cut.replace("|", "") == plain.replace("|", "")
+    assert cut.startswith("d|e|f| ||é|")  # a character of two bytes stands at its last token
+    assert cut.count("|") >= 5 + 8
+    assert "--json lists the ids" in formers.refuses(*asked, "--tokens", "--json")
+    assert "and --tokens" in formers.refuses("generate", run, "x", "--beams", 2, "--tokens")
+
+
 def test_generate_is_the_same_for_the_same_seed_and_not_for_another(formers: Formers, run: Path):
     texts = [formers("generate", run, "x", "--seed", seed, "--max-new-tokens", 20).out for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]

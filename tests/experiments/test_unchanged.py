@@ -87,6 +87,15 @@ def test_rows_of_before_that_do_not_say_what_they_come_of_are_taken_as_they_are(
     assert Scores(tmp_path).missing([4, 5], {"contestant": "it"}, {"weights": "0", "text": "1"}) == [5]
 
 
+def test_what_was_measured_and_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "scores.jsonl").write_text("{")
+    (tmp_path / "costs.json").write_text("[1")
+    with pytest.raises(RunError, match=r"scores\.jsonl is damaged .*\n.*\n.*remove"):
+        Scores(tmp_path)
+    with pytest.raises(RunError, match=r"costs\.json is damaged"):
+        contest.read_kept(tmp_path / "costs.json")
+
+
 def test_a_text_that_was_built_anew_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     text = shards(tmp_path / "text")
     assert train_all([contestant()], text, tmp_path / "out", progress=False) is None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EarlyStopping = Literal["no", "yes", "never"]
 EARLY: dict[str, bool | Literal["never"]] = {"no": False, "yes": True, "never": "never"}
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "tokens")
 SEARCH = ("length_penalty", "early_stopping")
 """Options that mean nothing to the other way of choosing tokens."""
 
@@ -61,6 +61,8 @@ class Options:
     early_stopping: EarlyStopping = "no"
     """When a beam search ends, enough texts having ended: yes, at once; no, when the best other one is no better; never, when
     none could become better."""
+    tokens: Flag = False
+    """Put a bar between tokens, those of the prompt included."""
     set: tuple[str, ...] = ()
     """NAME=VALUE: settings of the model other than the stored ones, such as memory_length=1600. Its weights must still fit."""
     code: str | None = None
@@ -102,6 +104,8 @@ def main(arguments: list[str]) -> None:
 
 def _check(options: Options) -> None:
     """Refuse options of the way of choosing tokens that was not asked for."""
+    if options.tokens and options.json:
+        raise ConfigError("--tokens with --json", "one of them: --json lists the ids of each text")
     given = {field.name for field in fields(options) if getattr(options, field.name) != field.default}
     wrong = sorted(given & set(SAMPLING if options.beams else SEARCH))
     if options.beams < 0 or wrong:
@@ -153,9 +157,10 @@ def _stream(model: Any, tokenizer: Tokenizer, options: Options, number: int) -> 
 
     title = f"--- sample {number + 1} (seed {options.seed + number}) ---\n" if options.num_samples > 1 else ""
     settings = GenerateSettings(**options.sampling(number))
-    before = title + options.prompt * (not takes_source(model))
+    bar = "|" * options.tokens
+    before = title + bar.join(tokenizer.display(options.prompt)) * (not takes_source(model))
     for piece in stream_text(model, tokenizer, [options.prompt], settings=settings):
-        sys.stdout.write(before + piece.text)
+        sys.stdout.write(before + bar + piece.text)
         sys.stdout.flush()
         before = ""
     print()

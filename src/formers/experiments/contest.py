@@ -25,7 +25,7 @@ from formers.data import Shards, open_shards
 from formers.errors import DataError, RunError
 from formers.experiments.claims import Interval
 from formers.experiments.ranks import read_windows
-from formers.experiments.reading import Scores, change, origin, read
+from formers.experiments.reading import Scores, change, damaged, origin, read
 from formers.experiments.run import Run, changed_since
 from formers.files import plain
 from formers.hub import save, targets, user_code
@@ -230,8 +230,11 @@ def _in_pieces(model: nn.Module, text: np.ndarray, step: int, device: str) -> di
 
 
 def read_kept(file: Path) -> dict[str, Any]:
-    """What was measured before; nothing where there is no such file."""
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    """What was measured before; nothing where there is no such file. Raises RunError for a damaged one."""
+    try:
+        return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise damaged(file, error) from None
 
 
 @lru_cache(maxsize=8)

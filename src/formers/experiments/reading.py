@@ -15,7 +15,7 @@ from torch import nn
 
 from formers.data import Shards
 from formers.data.batch import NO_TARGET
-from formers.errors import DataError
+from formers.errors import DataError, RunError
 from formers.experiments.claims import Interval, paired
 from formers.experiments.ranks import Ranked, Sums
 from formers.files import write_atomic
@@ -69,9 +69,11 @@ class Scores:
 
     def __init__(self, out: Path) -> None:
         self.file = out / "scores.jsonl"
-        self.rows: list[dict[str, Any]] = (
-            [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.is_file() else []
-        )
+        try:
+            lines = self.file.read_text().splitlines() if self.file.is_file() else []
+            self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise damaged(self.file, error) from None
 
     def missing(self, documents: Sequence[int], of: Mapping[str, Any], made: Mapping[str, Any]) -> list[int]:
         """The documents that this reader has no row of."""
@@ -85,6 +87,11 @@ class Scores:
         """The rows of a reader; they are on the disk when this returns."""
         self.rows += [{**of, **row} for row in rows]
         write_atomic(self.file, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+
+
+def damaged(file: Path, error: ValueError) -> RunError:
+    """Of a file of what was measured before."""
+    return RunError(f"{file} is damaged ({error})", "what was measured before", f"remove {file}: it is measured again")
 
 
 def origin(model: Path, shards: Shards | None = None) -> dict[str, str]:
