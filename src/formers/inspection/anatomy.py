@@ -190,7 +190,7 @@ def _per_key(attention: nn.Module) -> int:
     return 2 * project.num_heads * (getattr(project, "d_key", project.d_head) + project.d_head)
 
 
-def _of_slots(memory: PersistentMemory) -> int:
+def _of_slots(memory: Any) -> int:
     """A token asks every learned pair, so each of their numbers counts as a weight of a map does."""
     return 2 * (memory.slot_keys.numel() + memory.slot_values.numel())
 
