@@ -90,7 +90,7 @@ def test_the_verdict_names_the_winner_and_what_it_wins_by() -> None:
     )
     assert found.names == ("good", "mid", "slow")
     assert found.verdict.startswith("good wins: it needs ")
-    assert "Behind good for sure: slow by 0.5" in found.verdict
+    assert "Behind good by more than chance: slow by 0.5" in found.verdict
     assert all(pair.told for pair in found.pairs)
     assert found.pair("slow", "good").better == "good"
 

@@ -57,6 +57,7 @@ def tournament(result: Mapping[str, Any]) -> str:
         told = "" if behind is None or found["told_from_best"] else ", cannot tell"
         figures = f"{100 * found['top1']:.1f}%", f"{found['parameters']:,}", f"{found['tokens_per_second']:,.0f}"
         rows.append((name, f"{found['bits_per_byte']:.3f}", after + told, *figures, found["reading"]))
+    rows.append(("gzip -9", f"{result['documents']['gzip_bits_per_byte']:.3f}", *[""] * 5))
     return markdown(columns, rows)
 
 

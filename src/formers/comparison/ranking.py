@@ -120,7 +120,7 @@ def verdict(names: Sequence[str], means: dict[str, float], pairs: Sequence[Pair]
     ]
     rest = behind if level else behind[1:]
     if rest:
-        sentences.append(f"Behind {first} for sure: {'; '.join(_behind(of_first[name]) for name in rest)}.")
+        sentences.append(f"Behind {first} by more than chance: {'; '.join(_behind(of_first[name]) for name in rest)}.")
     sentences += _others(names[1:], pairs)
     return " ".join(sentences)
 
