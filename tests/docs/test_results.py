@@ -61,9 +61,20 @@ def tournament(result: Mapping[str, Any]) -> str:
     return markdown(columns, rows)
 
 
+def memory_size(result: Mapping[str, Any]) -> str:
+    """Bits per byte of whole documents by the size of the memory they are read with, and what each step in size changed."""
+    rows = []
+    for size, found in result["means"].items():
+        change = next((step["interval"] for step in result["steps"] if str(step["to"]) == size), None)
+        told = "" if change is None else f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+        rows.append((f"{int(size):,}", f"{found['bits_per_byte']:.3f}", told, f"{100 * found['accuracy']:.1f}%"))
+    return markdown(("entries a head", "bits per byte", "change from the size before", "likeliest right"), rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
+    "docs/results/memory-size.json": memory_size,
     "docs/results/tournament.json": tournament,
 }
 """What the table of a file shows. In a page it stands behind a comment that names the file."""
