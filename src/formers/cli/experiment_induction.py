@@ -24,7 +24,7 @@ class Options:
     """Where the runs and the result go; what stands there is gone on with."""
     seeds: int = 3
     """Trainings of each, with weights and rows of their own."""
-    steps: int = 1000
+    steps: int = 3000
     """Steps of a training."""
     json: Flag = False
     """Print the result as JSON on stdout."""
