@@ -61,6 +61,17 @@ def tournament(result: Mapping[str, Any]) -> str:
     return markdown(columns, rows)
 
 
+def induction(result: Mapping[str, Any]) -> str:
+    """Share of what followed the first time that is said the second time, for each model and seed."""
+    scores = result["scores"]
+    seeds = range(len(next(iter(scores.values()))))
+    rows = [
+        (name, f"{result['parameters'][name]:,}", *(f"{100 * score['accuracy']:.1f}%" for score in found))
+        for name, found in scores.items()
+    ]
+    return markdown(("", "parameters", *(f"seed {seed}" for seed in seeds)), rows)
+
+
 def memory_size(result: Mapping[str, Any]) -> str:
     """Bits per byte of whole documents by the size of the memory they are read with, and what each step in size changed."""
     rows = []
@@ -74,6 +85,7 @@ def memory_size(result: Mapping[str, Any]) -> str:
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
+    "docs/results/induction.json": induction,
     "docs/results/memory-size.json": memory_size,
     "docs/results/tournament.json": tournament,
 }

@@ -58,7 +58,9 @@ def split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
         behind = [word for word in arguments if word in functions()]
         if behind and not {"-h", "--help"} & set(arguments):
-            raise ConfigError(f"{behind[0]} stands behind {arguments[0]}", f"RECIPE first: {behind[0]} {arguments[0]} ...")
+            raise ConfigError(
+                f"{behind[0]} stands behind {arguments[0]}", f"RECIPE first: {behind[0]} {arguments[0]} ..."
+            )
         return None, list(arguments)
     return arguments[0], list(arguments[1:])
 
