@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.measure import compared, environment, finish, parser, serve, with_memory
+from benchmarks.measure import compared, contest_options, contest_settings, environment, finish, serve, with_memory
 
 FORWARDS, STEP, LENGTHS = {4096: 1.5, 16384: 2.0}, 4096, (2048, 4096, 8192, 16384, 32768)
 WANTED_STEP, WANTED_SLOPE, VOCABULARY, SCORED = 1.5, 1.15, 8192, 0.15
@@ -25,15 +25,7 @@ OURS, THEIRS, COMPILED = "formers", "transformers", "transformers compiled"
 
 
 def main() -> None:
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--layers", type=int, default=2, help="of each model (2)")
-    arguments.add_argument("--threads", type=int, default=0, help="torch's own choice where none is given")
-    arguments.add_argument("--serve", nargs=3, help="be one contestant: whose, what, length")
-    options = arguments.parse_args()
-    import torch
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options = contest_options(__doc__ or "", layers_of="model")
     if options.serve:
         whose, what, length = options.serve
         serve_rounds(whose, what, int(length), options.layers)
@@ -60,8 +52,7 @@ def main() -> None:
 
 def contest(what: str, length: int, contestants: tuple[str, ...], options: Any) -> dict[str, Any]:
     """Each in a process of its own; see `measure.contest`."""
-    settings = ["--layers", str(options.layers), "--threads", str(options.threads)]
-    arguments = {who: [*settings, "--serve", who, what, str(length)] for who in contestants}
+    arguments = {who: [*contest_settings(options), "--serve", who, what, str(length)] for who in contestants}
     return measure.contest("benchmarks.longformer", arguments, options.rounds)
 
 

@@ -18,7 +18,17 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.measure import Worker, compared, environment, finish, parser, peak_resident, serve, with_memory
+from benchmarks.measure import (
+    Worker,
+    compared,
+    contest_options,
+    contest_settings,
+    environment,
+    finish,
+    peak_resident,
+    serve,
+    with_memory,
+)
 
 LENGTHS, TARGET, VOCABULARY, RADIUS = (4096, 16384), 256, 8192, 127
 OURS, THEIRS = "formers", "transformers"
@@ -29,15 +39,7 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--layers", type=int, default=2, help="of each stack (2)")
-    arguments.add_argument("--threads", type=int, default=0, help="torch's own choice where none is given")
-    arguments.add_argument("--serve", nargs=3, help="be one contestant: whose, what, length")
-    options = arguments.parse_args()
-    import torch
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options = contest_options(__doc__ or "", layers_of="stack")
     if options.serve:
         whose, what, length = options.serve
         serve_rounds(whose, what, int(length), options.layers)
@@ -59,21 +61,17 @@ def main() -> None:
 
 def contest(what: str, length: int, options: Any) -> dict[str, Any]:
     """Each in a process of its own; see `measure.contest`."""
-    arguments = {who: [*_settings(options), "--serve", who, what, str(length)] for who in (OURS, THEIRS)}
+    arguments = {who: [*contest_settings(options), "--serve", who, what, str(length)] for who in (OURS, THEIRS)}
     return measure.contest("benchmarks.longt5", arguments, options.rounds)
 
 
 def whole(name: str, what: str, options: Any) -> dict[str, Any]:
     """By a process of its own; the second of two steps, which meets the optimizer's averages."""
-    worker = Worker("benchmarks.longt5", *_settings(options), "--serve", name, what, str(LENGTHS[-1]))
+    worker = Worker("benchmarks.longt5", *contest_settings(options), "--serve", name, what, str(LENGTHS[-1]))
     found = [worker.round() for _ in range(2 if what == "step" else 1)][-1]
     worker.close()
     print(f"  {name}, {what}: {found['peak'] / 2**30:.2f} GB, {found['seconds']:.0f} s", file=sys.stderr, flush=True)
     return found
-
-
-def _settings(options: Any) -> list[str]:
-    return ["--layers", str(options.layers), "--threads", str(options.threads)]
 
 
 # --- a contestant -------------------------------------------------------------------------------------------------------

@@ -173,3 +173,23 @@ def parser(description: str) -> argparse.ArgumentParser:
     arguments.add_argument("--json", action="store_true", help="print the whole result as JSON before the summary")
     arguments.add_argument("--rounds", type=int, default=5, help="alternating rounds (5)")
     return arguments
+
+
+def contest_options(description: str, *, layers_of: str) -> argparse.Namespace:
+    """Options of a benchmark whose contestants are processes of their own; torch's threads are set. `serve` names the
+    contestant that this process is to be: whose, what, length."""
+    import torch
+
+    arguments = parser(description)
+    arguments.add_argument("--layers", type=int, default=2, help=f"of each {layers_of} (2)")
+    arguments.add_argument("--threads", type=int, default=0, help="torch's own choice where none is given")
+    arguments.add_argument("--serve", nargs=3, help="be one contestant: whose, what, length")
+    options = arguments.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return options
+
+
+def contest_settings(options: argparse.Namespace) -> list[str]:
+    """What of `contest_options` a contestant is told."""
+    return ["--layers", str(options.layers), "--threads", str(options.threads)]

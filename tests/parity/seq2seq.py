@@ -178,3 +178,18 @@ def logits_gap(ours: Any, theirs: Any, texts: Texts) -> float:
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     named = dict(model.named_parameters())
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+def paired_gap(ours: Any, theirs: Any, pairs: list[tuple[str, str]], texts: Texts) -> float:
+    """The largest gap between outputs of modules that are said to mean the same."""
+    seen: dict[str, Tensor] = {}
+    for side, model in enumerate((ours, theirs)):
+        for names in pairs:
+            model.get_submodule(names[side]).register_forward_hook(
+                lambda module, args, output, name=names[side]: seen.__setitem__(
+                    name, output[0] if isinstance(output, tuple) else output
+                )
+            )
+    ours(texts.ids, source=texts.source)
+    theirs(input_ids=texts.source.input_ids, decoder_input_ids=texts.ids)
+    return max(gap(seen[our], seen[their]) for our, their in pairs)

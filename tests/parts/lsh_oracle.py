@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from formers.parts.lsh import HashedAttention
+from formers.parts.positions import Positions
+
 
 def attend(
     q: Tensor,
@@ -56,3 +59,14 @@ def _logit(q: Tensor, k: Tensor, i: int, j: int, seen: list[list[int]], paper: b
         return q.new_tensor(-1e5)
     times = sum(j in found for found in seen) if paper else 1
     return q[i] @ k[j] - math.log(times)
+
+
+@torch.no_grad()
+def stepwise(made: HashedAttention, x: Tensor, cuts: list[int], room: int | None = None) -> Tensor:
+    """Outputs of x in calls of so many tokens, by a state with room for `room` (all of x)."""
+    node, found, start = made.init_state(x.shape[0], room or x.shape[1], dtype=x.dtype), [], 0
+    for length in cuts:
+        y, staged = made(x[:, start : start + length], Positions.offset(start, length), node)
+        node, start = staged.commit(), start + length
+        found.append(y)
+    return torch.cat(found, 1)

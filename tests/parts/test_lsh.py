@@ -18,6 +18,7 @@ from formers.parts.positions import Positions
 from formers.parts.replay import Record
 from formers.parts.taps import listen
 from tests.parts import lsh_oracle
+from tests.parts.lsh_oracle import stepwise
 
 EQUAL = 1e-9
 """Of float64, forward and backward, whatever order sums are taken in."""
@@ -348,16 +349,6 @@ def test_the_tap_of_buckets_shows_where_tokens_fell() -> None:
 
 
 # --- step by step -----------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def stepwise(made: HashedAttention, x: Tensor, cuts: list[int]) -> Tensor:
-    node, found, start = made.init_state(x.shape[0], x.shape[1], dtype=x.dtype), [], 0
-    for length in cuts:
-        y, staged = made(x[:, start : start + length], Positions.offset(start, length), node)
-        node, start = staged.commit(), start + length
-        found.append(y)
-    return torch.cat(found, 1)
 
 
 @pytest.mark.parametrize("rules", RULES)

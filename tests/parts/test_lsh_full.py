@@ -19,6 +19,7 @@ from formers.parts.hashing import Hashing
 from formers.parts.lsh import RULES, HashedAttention, SharedProject, unit
 from formers.parts.positions import Positions
 from formers.parts.taps import listen
+from tests.parts.lsh_oracle import stepwise
 
 EQUAL = 1e-9
 """Of float64, forward and backward, whichever kernel adds up."""
@@ -173,16 +174,6 @@ def test_below_the_threshold_the_future_shows_nowhere() -> None:
 
 
 # --- step by step -------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def stepwise(made: HashedAttention, x: Tensor, cuts: list[int], room: int) -> Tensor:
-    node, found, start = made.init_state(x.shape[0], room, dtype=x.dtype), [], 0
-    for length in cuts:
-        y, staged = made(x[:, start : start + length], Positions.offset(start, length), node)
-        node, start = staged.commit(), start + length
-        found.append(y)
-    return torch.cat(found, 1)
 
 
 @pytest.mark.parametrize("rules", RULES)
