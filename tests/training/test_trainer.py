@@ -170,6 +170,16 @@ def test_a_signal_before_the_first_step_leaves_a_checkpoint_of_the_start(tmp_pat
     assert small.digest(resumed.model) == small.digest(run(tmp_path / "whole").model)
 
 
+def test_what_a_kill_after_the_last_checkpoint_left_goes_with_the_resume(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "tidy", lambda folder: None)  # killed before it: nothing old was removed
+        run(out, changes={"checkpoint_every": 2})
+    assert checkpoints.steps(out / "checkpoints") == [6, 4, 2]
+    run(out, resume=True, changes={"checkpoint_every": 2})
+    assert checkpoints.steps(out / "checkpoints") == [6, 4]
+
+
 def test_a_second_signal_stops_at_once(tmp_path):
     class Twice(StopAfter):
         def batch(self, number: int):

@@ -80,7 +80,7 @@ def save(
             _write_manifest(aside)
             sync_folder(aside)
             _take_place(aside, target)
-            _prune(folder)
+            tidy(folder)
         barrier()
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -156,6 +156,13 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def tidy(folder: Path) -> None:
+    """Remove what killed processes left: half written or half removed ones, and older ones than the newest two."""
+    remove_leftovers(folder)
+    for step in steps(folder)[KEPT:]:
+        _remove(folder / f"step-{step}")
+
+
 def differences(stored: Any, asked: Any, where: str = "") -> list[str]:
     """Every place where two trees of plain values differ: ``model.d_model: 192 in the checkpoint, 384 asked for``."""
     if isinstance(stored, dict) and isinstance(asked, dict):
@@ -201,11 +208,6 @@ def _take_place(aside: Path, target: Path) -> None:
         _remove(target)
     os.rename(aside, target)
     sync(target.parent)
-
-
-def _prune(folder: Path) -> None:
-    for step in steps(folder)[KEPT:]:
-        _remove(folder / f"step-{step}")
 
 
 def _remove(path: Path) -> None:

@@ -83,6 +83,8 @@ def find_checkpoint(job: Job, team: Team, say: Any) -> Checkpoint | None:
     if found is not None:
         sentinels.check_tokenizers(job.model, *job.views, fingerprint=found.facts["identity"]["tokenizer"])
         checkpoints.refuse_another(found.facts["identity"], job.identity(team.world))
+        if team.first:
+            checkpoints.tidy(folder)  # a kill after the last checkpoint took its place: no other will be written
     return found
 
 
