@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from formers.errors import ConfigError, DataError
 from formers.text import load_tokenizer, load_vocab_txt, train_tokenizer
-from formers.text.wordpiece import from_vocabulary
+from formers.text.wordpiece import bert_pipeline, from_vocabulary
 from tests.text.words import TEXT, wordpiece
 
-GOLDEN = from_vocabulary("[UNK] un ##aff ##able want ##ed runn ##ing , a ##b c ! u".split(), lower=True)
+WORDS = "[UNK] un ##aff ##able want ##ed runn ##ing , a ##b c ! u".split()
+GOLDEN = from_vocabulary(WORDS, bert_pipeline(lower=True))
 BOTH = pytest.mark.parametrize("lower", [True, False], ids=["uncased", "cased"])
 
 
@@ -107,6 +108,28 @@ def test_a_vocab_txt_is_read(tmp_path: Path, config: dict | None, lower: bool):
     found = load_tokenizer(tmp_path)
     assert (found.fingerprint == wordpiece().fingerprint) == lower
     assert load_vocab_txt(tmp_path / "vocab.txt").fingerprint == wordpiece().fingerprint
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+        {"do_lower_case": None, "strip_accents": None},
+    ],
+    ids=str,
+)
+def test_what_a_vocab_txt_leaves_open_is_told_beside_it(tmp_path: Path, settings: dict):
+    """As German and Japanese BERTs have it: their umlauts are letters, their words no single characters."""
+    transformers = pytest.importorskip("transformers")
+    words = [*"[PAD] [UNK] [CLS] [SEP] [MASK] Größe größe große Grosse grosse Grose grose".split(), "東京", "東", "京"]
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours, said = load_tokenizer(tmp_path), {name: value for name, value in settings.items() if value is not None}
+    theirs = transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}, **{"do_lower_case": False} | said)
+    for text in ("Größe große Grosse", "GRÖSSE größe", "東京 東 京", "東京Größe"):
+        assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
 
 
 def test_a_vocab_txt_with_capitals_is_cased(tmp_path: Path):

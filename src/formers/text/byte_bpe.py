@@ -35,6 +35,7 @@ class BPETokenizer(Tokenizer):
         whole_pieces: take a piece that is itself a token whole, without merging (tiktoken; Hugging Face: ignore_merges).
         template: a foreign file's post-processor (say, a leading <s>). It is kept for the file and never applied: `encode`
             gives the ids of the text alone.
+        gluttons: special tokens that swallow the white space before them where they are recognised (RoBERTa's <mask>).
     """
 
     kind = "bpe"
@@ -48,8 +49,10 @@ class BPETokenizer(Tokenizer):
         *,
         whole_pieces: bool = False,
         template: dict[str, Any] | None = None,
+        gluttons: Iterable[str] = (),
     ) -> None:
         super().__init__(special_tokens)
+        self._gluttons = frozenset(gluttons)
         self.tokens, self.merges = dict(tokens), list(merges)
         self.pattern, self.whole_pieces, self.template = patterns.as_expression(pattern), whole_pieces, template
         self.id_of = {token: token_id for token_id, token in tokens.items()}
@@ -135,16 +138,16 @@ class BPETokenizer(Tokenizer):
             )
         tokens = {token_id: token for token_id, token in self.tokens.items() if token_id < vocab_size}
         merges = [(a, b) for a, b in self.merges if self.id_of[self.tokens[a] + self.tokens[b]] < vocab_size]
-        return BPETokenizer(
-            tokens, merges, self.special_tokens, self.pattern, whole_pieces=self.whole_pieces, template=self.template
-        )
+        kept = {"whole_pieces": self.whole_pieces, "template": self.template, "gluttons": self._gluttons}
+        return BPETokenizer(tokens, merges, self.special_tokens, self.pattern, **kept)
 
     # -- files ----------------------------------------------------------------------------------------------------------
 
     def _content(self) -> dict[str, object]:
         tokens = sorted((token_id, to_stand_ins(token)) for token_id, token in self.tokens.items())
-        whole = self.whole_pieces
-        return {"tokens": tokens, "merges": self.merges, "pattern": self.pattern, "whole_pieces": whole}
+        greedy = {"gluttons": sorted(self._gluttons)} if self._gluttons else {}  # others have the fingerprint they had
+        content = {"tokens": tokens, "merges": self.merges, "pattern": self.pattern}
+        return content | {"whole_pieces": self.whole_pieces} | greedy
 
     def to_json(self, *, special: bool = True) -> dict[str, Any]:
         """The form of tokenizer.json; without special tokens it is what the Rust library encodes plain text with."""
@@ -154,6 +157,8 @@ class BPETokenizer(Tokenizer):
         model = hf_format.bpe_model(vocab, [(names[a], names[b]) for a, b in self.merges], self.whole_pieces)
         cut = hf_format.GPT2_SPLIT if self.pattern == patterns.GPT2 else hf_format.split_bytes(self.pattern)
         contents = hf_format.document(extra, cut, hf_format.BYTE_DECODER, model)
+        for token in contents["added_tokens"]:
+            token["lstrip"] = token["content"] in self._gluttons
         return contents | {"post_processor": self.template if special else None}
 
 

@@ -16,6 +16,7 @@ from formers.text.base import END_OF_TEXT
 from formers.text.byte_bpe import BPETokenizer
 from formers.text.files import read_json, read_text
 from formers.text.stand_ins import BYTE_ORDER, BYTES, from_stand_ins, to_stand_ins
+from formers.text.template import frame
 
 GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 GPT2_SPECIAL = {END_OF_TEXT: 50256}
@@ -26,6 +27,13 @@ CL100K_SPECIAL = {
     "<|fim_suffix|>": 100260,
     "<|endofprompt|>": 100276,
 }
+
+FRAMES = (
+    ("[CLS] a [SEP]", "[CLS] a [SEP] b:1 [SEP]:1", "[MASK]"),
+    ("<s> a </s>", "<s> a </s> </s> b </s>", "<mask>"),
+)
+"""How texts and pairs are framed by models whose vocabulary has these tokens, and their mask, which swallows the space before
+it: DeBERTa's first version, and RoBERTa and Longformer. Their two files do not say it; transformers' classes do."""
 
 
 @cache
@@ -42,7 +50,8 @@ def gpt2() -> BPETokenizer:
 def load_gpt2_files(vocab: Path | str, merges: Path | str, pattern: str = "gpt2") -> BPETokenizer:
     """A tokenizer from vocab.json (or encoder.json) and merges.txt (or vocab.bpe).
 
-    Entries that are neither a byte nor made by a merge are special tokens: these files have no other way to say so.
+    Entries that are neither a byte nor made by a merge are special tokens: these files have no other way to say so. By these
+    tokens it is told how texts and pairs are framed (`FRAMES`).
 
     Raises:
         DataError: a file that is missing, damaged, or does not fit the other.
@@ -67,7 +76,9 @@ def from_names(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], patter
     made = {left + right for left, right in merges}
     special = {name: token_id for name, token_id in vocab.items() if name not in made and name not in BYTES}
     tokens = {token_id: _bytes(name) for name, token_id in vocab.items() if name not in special}
-    return BPETokenizer(tokens, merge_ids(vocab, merges), special, pattern)
+    framed = next((row for row in FRAMES if {*row[0].split(), row[2]} - {"a"} <= special.keys()), None)
+    more = {} if framed is None else {"template": frame(special, *framed[:2]), "gluttons": framed[2:]}
+    return BPETokenizer(tokens, merge_ids(vocab, merges), special, pattern, **more)
 
 
 def merge_ids(vocab: Mapping[str, int], merges: Sequence[Sequence[str]]) -> list[bpe.Pair]:

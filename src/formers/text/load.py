@@ -24,6 +24,8 @@ from formers.text.wordpiece import load_vocab_txt
 
 SENTENCEPIECE = ("spiece.model", "spm.model", "sentencepiece.model")
 GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+BERT_SETTINGS = {"do_lower_case": "lower", "strip_accents": "strip_accents", "tokenize_chinese_chars": "chinese"}
+"""Of tokenizer_config.json, what a vocab.txt leaves open -> arguments of `load_vocab_txt`."""
 
 Json = dict[str, Any]
 
@@ -32,32 +34,38 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """The tokenizer of a folder or a file.
 
     A folder: tokenizer.json, else vocab.json with merges.txt, else vocab.txt, else spiece.model or spm.model. A file: one of
-    tokenizer.json, vocab.txt and a .model. Beside a vocab.txt "do_lower_case" of tokenizer_config.json is obeyed, beside a
-    .model the "model_type" of config.json (see :mod:`formers.text.sentencepiece`).
+    tokenizer.json, vocab.txt and a .model. Beside a vocab.txt what tokenizer_config.json says of case, accents and Chinese is
+    obeyed, beside a .model the "model_type" of config.json (see :mod:`formers.text.sentencepiece`).
 
     Raises:
         DataError: nothing there, a damaged file, or a tokenizer that asks for what is not implemented.
     """
     path = Path(path)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if path.is_dir() and not file.is_file():
-        for vocab, merges in GPT2_PAIRS:
-            if (path / vocab).is_file() and (path / merges).is_file():
-                return load_gpt2_files(path / vocab, path / merges)
-        others = (path / name for name in ("vocab.txt", *SENTENCEPIECE))
-        file = next((other for other in others if other.is_file()), file)
+    file = (tokenizer_file(path) or path / "tokenizer.json") if path.is_dir() else path
     if not file.is_file():
         raise DataError(
             f"there is no {file}",
             wanted="a folder with tokenizer.json (or vocab.json and merges.txt, vocab.txt, spiece.model), or such a file",
             do="name a folder that a tokenizer was saved to; rank files are read by formers.text.load_tiktoken",
         )
+    merges = dict(GPT2_PAIRS).get(file.name) if path.is_dir() else None
+    if merges is not None:
+        return load_gpt2_files(file, path / merges)
     if file.suffix == ".txt":
-        return load_vocab_txt(file, lower=_beside(file, "tokenizer_config.json").get("do_lower_case"))
+        said = _beside(file, "tokenizer_config.json")
+        named = {ours: said[theirs] for theirs, ours in BERT_SETTINGS.items() if said.get(theirs) is not None}
+        return load_vocab_txt(file, **named)
     if file.suffix == ".model":
         family = _beside(file, "config.json").get("model_type")
         return load_sentencepiece(file, like=family if family in FAMILIES else "sentencepiece")
     return from_json(read_json(file), str(file))
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """What `load_tokenizer` reads of a folder, of a pair of files the first; None where there is no tokenizer."""
+    pairs = [pair[0] for pair in GPT2_PAIRS if all((folder / name).is_file() for name in pair)]
+    names = ("tokenizer.json", *pairs, "vocab.txt", *SENTENCEPIECE)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _beside(file: Path, name: str) -> Json:
@@ -118,6 +126,7 @@ def _bpe(contents: Json, special: dict[str, int]) -> BPETokenizer:
         pattern if pattern is not None else patterns.GPT2,
         whole_pieces=bool(model.get("ignore_merges")),
         template=None if _is_byte_level(template) else template,
+        gluttons=[token["content"] for token in contents.get("added_tokens") or () if token.get("lstrip")],
     )
 
 
@@ -139,7 +148,7 @@ def _foreign_settings(contents: Json) -> list[str]:
         return [f"a model of type {kind!r}"]
     if contents.get("normalizer") is not None:
         problems.append(f"the normalizer {_type(contents['normalizer'])}")
-    return problems + _foreign_added(contents.get("added_tokens") or [])
+    return problems + _foreign_added(contents.get("added_tokens") or [], kind)
 
 
 def _differs(contents: Json, key: str, wanted: Json) -> list[str]:
@@ -160,10 +169,12 @@ def _foreign_bpe(contents: Json, model: Json) -> list[str]:
     return problems
 
 
-def _foreign_added(added: list[Json]) -> list[str]:
+def _foreign_added(added: list[Json], kind: str | None) -> list[str]:
     problems = [f"{t['content']!r}, recognised in any text" for t in added if not t.get("special")]
-    flags = ("single_word", "lstrip", "rstrip")
-    return problems + [f"{t['content']!r} with {flag}" for t in added for flag in flags if t.get(flag)]
+    asked = [(t, flag) for t in added for flag in ("single_word", "lstrip", "rstrip") if t.get(flag)]
+    if kind == "BPE":  # such a token is a glutton
+        asked = [(t, flag) for t, flag in asked if flag != "lstrip" or not t.get("special")]
+    return problems + [f"{t['content']!r} with {flag}" for t, flag in asked]
 
 
 def _pattern(step: Json | None) -> str | None:

@@ -76,11 +76,14 @@ def read(template: Json | None) -> Template:
             case {"type": "BertProcessing", "cls": [_, cls], "sep": [_, sep]}:
                 single = (Slot(None, cls, 0), Slot(0, None, 0), Slot(None, sep, 0))
                 return Template(single, (*single, Slot(1, None, 1), Slot(None, sep, 1)))
+            case {"type": "RobertaProcessing", "cls": [_, cls], "sep": [_, sep]}:
+                single = (Slot(None, cls, 0), Slot(0, None, 0), Slot(None, sep, 0))
+                return Template(single, (*single, Slot(None, sep, 0), Slot(1, None, 0), Slot(None, sep, 0)))
     except (KeyError, TypeError) as error:
         raise DataError(f"the post_processor is damaged: {type(error).__name__} {error}") from None
     raise DataError(
         f"a post_processor of type {template.get('type')!r}",
-        wanted="TemplateProcessing or BertProcessing",
+        wanted="TemplateProcessing, BertProcessing or RobertaProcessing",
         do="encode the texts alone (special=False), or rewrite it as a template",
     )
 

@@ -112,13 +112,14 @@ class WordPieceTokenizer(WordTokenizer):
         return {"type": "WordPiece", "prefix": self.inside, "cleanup": True}
 
 
-def bert_pipeline(*, lower: bool, strip_accents: bool | None = None) -> Pipeline:
-    """BERT's way from text to words: `lower` for uncased models."""
+def bert_pipeline(*, lower: bool, strip_accents: bool | None = None, chinese: bool = True) -> Pipeline:
+    """BERT's way from text to words: `lower` for uncased models, which take accents away unless told otherwise; `chinese`
+    makes every Chinese character a word."""
     return Pipeline(
         {
             "type": "BertNormalizer",
             "clean_text": True,
-            "handle_chinese_chars": True,
+            "handle_chinese_chars": chinese,
             "strip_accents": strip_accents,
             "lowercase": lower,
         },
@@ -126,7 +127,9 @@ def bert_pipeline(*, lower: bool, strip_accents: bool | None = None) -> Pipeline
     )
 
 
-def from_vocabulary(lines: Sequence[str], *, lower: bool, special: Sequence[str] = SPECIAL) -> WordPieceTokenizer:
+def from_vocabulary(
+    lines: Sequence[str], pipeline: Pipeline, *, special: Sequence[str] = SPECIAL
+) -> WordPieceTokenizer:
     """A tokenizer of a list of tokens, whose ids are their places; those of `special` that stand in it are special.
 
     Raises:
@@ -136,7 +139,7 @@ def from_vocabulary(lines: Sequence[str], *, lower: bool, special: Sequence[str]
     names = {place: name for place, name in enumerate(lines) if name not in special_tokens}
     if "[UNK]" not in special_tokens:
         raise DataError("the vocabulary has no [UNK]", wanted="BERT's special tokens among the lines of vocab.txt")
-    return WordPieceTokenizer(names, special_tokens, bert_pipeline(lower=lower), template=_template(special_tokens))
+    return WordPieceTokenizer(names, special_tokens, pipeline, template=_template(special_tokens))
 
 
 def _template(special_tokens: Mapping[str, int]) -> dict[str, Any] | None:
@@ -146,11 +149,13 @@ def _template(special_tokens: Mapping[str, int]) -> dict[str, Any] | None:
     return frame(special_tokens, "[CLS] a [SEP]", "[CLS] a [SEP] b:1 [SEP]:1")
 
 
-def load_vocab_txt(path: Path | str, *, lower: bool | None = None) -> WordPieceTokenizer:
+def load_vocab_txt(
+    path: Path | str, *, lower: bool | None = None, strip_accents: bool | None = None, chinese: bool = True
+) -> WordPieceTokenizer:
     """A tokenizer from BERT's vocab.txt: a token a line, the line's number its id.
 
     The file does not say whether it is for lower-cased text. `lower` None takes it for uncased if no token that is made of
-    letters has a capital one.
+    letters has a capital one. strip_accents, chinese: see `bert_pipeline`.
 
     Raises:
         DataError: a missing or damaged file, or one without [UNK].
@@ -159,7 +164,8 @@ def load_vocab_txt(path: Path | str, *, lower: bool | None = None) -> WordPieceT
     lines = text.removesuffix("\n").split("\n")
     if lower is None:
         lower = not any(line.removeprefix(INSIDE).isalpha() and line != line.lower() for line in lines)
-    return from_vocabulary([line.rstrip("\r") for line in lines], lower=lower)
+    pipeline = bert_pipeline(lower=lower, strip_accents=strip_accents, chinese=chinese)
+    return from_vocabulary([line.rstrip("\r") for line in lines], pipeline)
 
 
 # -- training -----------------------------------------------------------------------------------------------------------
@@ -210,7 +216,7 @@ def train_wordpiece(
             wanted=f"at most {vocab_size - num_merges + len(merges)}",
             do="ask for a smaller vocabulary, or train on more text",
         )
-    return from_vocabulary(_assemble([*special, *symbols], merges), lower=lower, special=special)
+    return from_vocabulary(_assemble([*special, *symbols], merges), pipeline, special=special)
 
 
 def _check_request(special: tuple[str, ...], vocab_size: int | None) -> None:
