@@ -97,6 +97,10 @@ def test_long_texts_are_cut_with_a_warning(file: Path, tmp_path: Path):
         batch = view(shards, seq_len=40, target_len=20).batch(0)
     assert batch.source_ids.shape == (4, 40)
     assert batch.targets.shape == (4, 20)
+    end, full = shards.tokenizer.end_of_text, batch.source_index[:, -1] >= 0
+    assert full.any()
+    assert (batch.source_ids[full, -1] == end).all()  # as a pipeline hands a long source to the model
+    assert (batch.source_ids[full, :-1] != end).all()
 
 
 def test_the_cache_finds_what_was_built(file: Path, tmp_path: Path):

@@ -169,7 +169,8 @@ class SourceToTarget(View):
         target_len: tokens of a target, its end included; None: as many as seq_len.
         rows: "windows" (epochs without end) or "every" (once, in order).
 
-    Longer texts are cut, with a warning that says how many; a cut target has no end.
+    Longer texts are cut, with a warning that says how many: a source before its end, as pipelines cut it; a target has no
+    end then.
 
     Raises:
         DataError: shards that hold no pairs, or whose tokenizer has no padding.
@@ -247,4 +248,6 @@ class SourceToTarget(View):
         if number is None:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         source, target = (self.shards.document_tokens(int(self.documents[2 * number + side])) for side in (0, 1))
-        return source[: self.seq_len], target[: self.target_len]
+        if len(source) > self.seq_len:
+            source = np.concatenate([source[: self.seq_len - 1], source[-1:]])
+        return source, target[: self.target_len]
