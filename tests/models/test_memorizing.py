@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import formers
-from formers.errors import ConfigError
+from formers.errors import ConfigError, StateError
 from formers.models.memorizing import PRESETS, MemorizingConfig
 from formers.parts.positions import Positions
 from formers.parts.recollection import MERGES, MemoryAttention
@@ -216,3 +216,59 @@ def test_compiled_training_is_the_same_training(tmp_path: Any) -> None:
     done = subprocess.run([sys.executable, "-c", COMPILED, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 1e-4
+
+
+@pytest.mark.parametrize(("room", "changes"), [(6, {}), (20, {}), (20, {"memory_size": 3}), (6, {"memory_layers": ()})])
+def test_a_text_longer_than_its_state_was_made_for_is_refused_not_read_with_a_shorter_memory(
+    room: int, changes: dict[str, Any]
+) -> None:
+    """A cache of 8 and memories of 1,008 and 11: those that hold less than that because the text was to be shorter say so."""
+    made, ids = model(**changes), text()
+    whole, _ = read(made, ids, [TEXT])
+    state = made.init_state(2, room)
+    if room >= 11 and "memory_size" in changes:  # all that a query can see has room
+        assert (read(made, ids, [7] * 5 + [2], state)[0] - whole).abs().max() < EXACT
+        return
+    assert (read(made, ids[:, :room], [4, room - 4], state)[0] - whole[:, :room]).abs().max() < EXACT
+    with pytest.raises(StateError, match=f"made for {room} tokens was given {room + 2}"):
+        read(made, ids, [room, 2], made.init_state(2, room))
+
+
+def test_a_prompt_in_eight_pieces_is_continued_with_the_same_text() -> None:
+    made, prompt = model(memory_size=11), text(1, 4 * TEXT)
+    wanted = formers.generate(made, prompt, max_new_tokens=20, temperature=0.0)[0, prompt.shape[1] :].tolist()
+    for cuts in ([prompt.shape[1]], [19] * 7 + [15], [1] * prompt.shape[1]):
+        logits, state = read(made, prompt, cuts, made.init_state(1, prompt.shape[1] + 20))
+        found = [int(logits[0, -1].argmax())]
+        while len(found) < 20:
+            logits, state = read(made, torch.tensor([found[-1:]]), [1], state)
+            found.append(int(logits[0, -1].argmax()))
+        assert found == wanted
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_a_commit_that_is_refused_leaves_the_state_as_it_was(token: bool) -> None:
+    """Keys that are NaN, or a text that is too long: the caches of all layers, too, go on as if nothing had been tried."""
+    made, ids = model(memory_layers=(2,)), text(1)
+    state, bad = read(made, ids[:, :20], [20], made.init_state(1, 30))[1], ids[:, :12]
+    embedding = made.tokens.weight
+    with torch.no_grad():
+        wanted = made(ids[:, 20:27], state=state).logits
+        before = embedding.clone()
+        if token:
+            embedding[bad[0, 4]] = torch.nan
+            bad = bad[:, :5]
+        out = made(bad, state=state)
+        embedding.copy_(before)
+        with pytest.raises(StateError, match="NaN or infinite" if token else "made for 30 tokens was given 32"):
+            out.state.commit()
+        assert torch.equal(made(ids[:, 20:27], state=state).logits, wanted)
+        assert read(made, ids[:, 20:27], [3, 4], state)[0].isfinite().all()
+
+
+def test_more_neighbours_than_a_memory_can_hold_cost_no_more_than_all_of_it() -> None:
+    asked = {"memory_size": 11, "cache_length": 0}
+    with torch.no_grad(), listen(many := model(**asked, neighbours=10**9), "*.found") as seen:
+        logits = many(text()).logits
+    assert seen["trunk.blocks.1.attention.found"][0].shape[-1] == 11 + 5  # and a segment that no query sees yet
+    assert (logits - model(**asked, neighbours=16)(text()).logits).abs().max() < EXACT

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import formers
 from formers.config import replace
-from formers.errors import ConfigError
+from formers.errors import ConfigError, StateError
 from formers.hub.differences import randomise
 from formers.models.transformer_xl import PRESETS, TransformerXL, TransformerXLConfig, weights
 from formers.parts.positions import Positions
@@ -246,3 +246,21 @@ def test_the_papers_sizes_have_the_papers_parameters(preset: str, millions: int)
     with torch.device("meta"):
         made = TransformerXL(config)
     assert round(sum(p.numel() for p in made.parameters()) / 1e6) == millions
+
+
+@pytest.mark.parametrize("remember", ["inputs", "keys"])
+def test_a_text_longer_than_its_state_was_made_for_is_refused_not_read_with_a_shorter_memory(remember: str) -> None:
+    made = formers.build("transformer_xl", "nano", segment_length=5, memory_length=11, remember=remember).eval()
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        state = made.init_state(1, 15)
+        state = made(ids[:, :15], state=state).state.commit()
+        with pytest.raises(StateError, match="made for 15 tokens was given 17"):
+            made(ids[:, 15:17], state=state).state.commit()
+        state = made.init_state(1, 16)  # all that a query can see has room
+        pieces = []
+        for piece in ids.split(4, 1):
+            out = made(piece, state=state)
+            pieces.append(out.logits)
+            state = out.state.commit()
+        torch.testing.assert_close(torch.cat(pieces, 1), made(ids).logits)

@@ -99,12 +99,16 @@ class KeyValueWindow(KeyValueCache):
         self.size, self.segment = size, segment
 
     def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
-        capacity, d, segment = (
-            min(self.size, max_length),
-            self.d_head,
-            self.segment if self.size <= max_length else None,
-        )
-        return KeyValueRing.empty(batch_size, self.num_kv_heads, capacity, d, d, segment=segment, **kind)
+        room, d = _room(self.size, max_length, self.segment), self.d_head
+        return KeyValueRing.empty(batch_size, self.num_kv_heads, d_key=d, d_value=d, **room, **kind)
+
+
+def _room(size: int, max_length: int, segment: int | None) -> dict[str, Any]:
+    """Of a ring for windows of `size`. Where a whole text is to be shorter than that, a longer one is refused: it would miss
+    what has no room."""
+    if max_length < size:
+        return {"capacity": max_length, "overflow": "refuse"}
+    return {"capacity": size, "segment": segment}
 
 
 class Mix(nn.Module):
@@ -179,8 +183,8 @@ class InputWindow:
         self.d_model, self.size, self.segment = d_model, size, segment
 
     def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
-        capacity, segment = min(self.size, max_length), self.segment if self.size <= max_length else None
-        return KeyValueRing.empty(batch_size, 1, capacity, self.d_model, 0, segment=segment, **kind)
+        room = _room(self.size, max_length, self.segment)
+        return KeyValueRing.empty(batch_size, 1, d_key=self.d_model, d_value=0, **room, **kind)
 
 
 class InputAttention(Attention):

@@ -23,6 +23,7 @@ from formers.parts.looking import Found as Found
 from formers.parts.looking import look_up, look_up_compiled
 from formers.parts.masks import Mask
 from formers.parts.positions import EMPTY, Positions
+from formers.parts.rings import too_long
 from formers.parts.search import Asked, Exact, Nearest, Search, Store
 from formers.parts.storage import Plain, Vectors, storage_for
 
@@ -37,6 +38,7 @@ class Memory:
     written   Int [batch]  entries ever written to the row
     hits      Int [batch, slots]  how often each was found, last_hit: what `written` was then; None: not counted
     policy    what goes when it is full        search  how it is searched
+    overflow  "forget": what the policy says goes; "refuse": what there is no room for raises (a memory that must hold all)
     read_only nothing may be written, and a reset at the start of a document leaves it as it is
     """
 
@@ -50,6 +52,7 @@ class Memory:
     last_hit: Int[Tensor, "batch slots"] | None = None
     policy: Policy = Oldest()  # noqa: RUF009 - frozen
     search: Search = Exact()  # noqa: RUF009
+    overflow: str = "forget"
     read_only: bool = False
     built: dict[int, Any] = field(default_factory=dict, repr=False)  # what a search has made of each row
 
@@ -64,6 +67,7 @@ class Memory:
         *,
         policy: Policy = Oldest(),  # noqa: B008 - frozen
         search: Search = Exact(),  # noqa: B008
+        overflow: str = "forget",
         storage: torch.dtype | None = None,
         **kind: Any,
     ) -> Memory:
@@ -84,6 +88,7 @@ class Memory:
             *counts,
             policy=policy,
             search=search,
+            overflow=overflow,
         )
 
     @property
@@ -130,8 +135,15 @@ class Memory:
         rows   to which rows of the memory the rows of k and v go, each at most once; None: to their own
         found  slots that a look-up before found, to be counted; others than 0 .. slots-1 count for nothing
 
-        Raises StateError, with nothing written, where the memory is read-only or a number is not finite in its storage.
+        Raises StateError, with nothing written, where the memory is read-only, a number is not finite in its storage, or there
+        is no room and nothing may be forgotten.
         """
+        self.check(k, v, positions, rows=rows)
+        return self._written(k, v, positions, rows=rows, found=found)
+
+    def _written(
+        self, k: Keys, v: Values, positions: Positions, *, rows: Tensor | None, found: Tensor | None
+    ) -> Memory:
         rows = self._rows(rows, len(k))
         p = positions.rows(len(rows))
         order = p.present.cumsum(-1)  # 1 for the first real token of the row
@@ -139,7 +151,6 @@ class Memory:
         stays = p.present & (order > total - self.slots)
         row, column = stays.nonzero(as_tuple=True)
         fresh_k, fresh_v = k.detach()[row, :, column], v.detach()[row, :, column]
-        self._check(fresh_k, fresh_v)
         if found is not None:
             self._count(found, rows)
         document = torch.zeros_like(p.index) if p.document is None else p.document
@@ -177,14 +188,21 @@ class Memory:
             raise StateError(f"{many} rows of keys for rows {rows.tolist()} of a memory", "one for each, and each once")
         return rows
 
-    def _check(self, k: Tensor, v: Tensor) -> None:
-        bad = [name for name, held, x in (("keys", self.keys, k), ("values", self.values, v)) if not held.finite(x)]
+    def check(self, k: Keys, v: Values, positions: Positions, *, rows: Tensor | None = None) -> None:
+        """Raise what `add` would raise."""
+        rows = self._rows(rows, len(k))
+        present = positions.rows(len(rows)).present
+        row, column = present.nonzero(as_tuple=True)
+        fresh = (("keys", self.keys, k), ("values", self.values, v))
+        bad = [name for name, held, x in fresh if not held.finite(x.detach()[row, :, column])]
         if bad:
             raise StateError(
                 f"{' and '.join(bad)} that are NaN or infinite were to be written to a memory of {self.keys.dtype}",
                 "finite numbers; the memory is as it was",
                 "look for the step at which the model's numbers broke, or keep the memory in a wider type",
             )
+        if self.overflow == "refuse" and int((self.held[rows] + present.sum(-1)).max()) > self.slots:
+            raise too_long(self.slots, int((self.held[rows] + present.sum(-1)).max()))
 
     def _make_room(self, rows: Tensor, stays: Bool[Tensor, "some seq"], document: Tensor) -> Int[Tensor, "some most"]:
         """Slots for the new entries of each row, free ones first; what stood there is gone."""
@@ -275,9 +293,17 @@ class StagedMemory:
     positions: Positions
     rows: Tensor | None = None
     slots: Tensor | None = None
+    checked: bool = False
+
+    def check(self) -> None:
+        """Raise what `commit` would raise."""
+        self.memory.check(self.k, self.v, self.positions, rows=self.rows)
+        self.checked = True
 
     def commit(self) -> Memory:
-        return self.memory.add(self.k, self.v, self.positions, rows=self.rows, found=self.slots)
+        if not self.checked:
+            self.check()
+        return self.memory._written(self.k, self.v, self.positions, rows=self.rows, found=self.slots)
 
 
 def recall(

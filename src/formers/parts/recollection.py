@@ -145,6 +145,10 @@ class StagedNode:
     local: Any
     memory: StagedMemory | None  # None: nothing is written to a memory that is only read
 
+    def check(self) -> None:
+        if self.memory is not None:
+            self.memory.check()
+
     def commit(self) -> MemoryNode:
         memory = self.node.memory if self.memory is None else self.memory.commit()
         return MemoryNode(self.local.commit(), memory)
@@ -163,8 +167,15 @@ class MemorySettings:
     neighbours: int
     shows: Mask
 
+    @property
+    def most(self) -> int:
+        """Entries that a query can be given: no more than there are, however many were asked for."""
+        return min(self.neighbours, self.entries)
+
     def empty(self, batch_size: int, max_length: int, num_kv_heads: int, d_head: int, **kind: Any) -> Memory:
-        return Memory.empty(batch_size, num_kv_heads, min(self.entries, max_length), d_head, d_head, **kind)
+        """Where a whole text is to be shorter than `entries` there is room for it alone, and a longer one is refused."""
+        slots, overflow = (self.entries, "forget") if self.entries <= max_length else (max_length, "refuse")
+        return Memory.empty(batch_size, num_kv_heads, slots, d_head, d_head, overflow=overflow, **kind)
 
 
 class MemoryAttention(nn.Module):
@@ -226,7 +237,7 @@ class MemoryAttention(nn.Module):
         self, q: Queries, k: Keys, v: Values, positions: Positions, state: MemoryNode | None
     ) -> tuple[Found, StagedMemory | None]:
         memory = None if state is None else state.memory
-        found, staged = recall(memory, q, k, v, positions, mask=self.memory.shows, most=self.memory.neighbours)
+        found, staged = recall(memory, q, k, v, positions, mask=self.memory.shows, most=self.memory.most)
         self.found(found.index)
         return found, staged
 

@@ -161,6 +161,15 @@ class KeyValueRing:
         return replace(self, **tensors, start=None, most=most, fresh=None)
 
 
+def too_long(room: int, given: int) -> StateError:
+    """A text outgrew a state that was to hold all of it."""
+    return StateError(
+        f"a state made for {room} tokens was given {given}",
+        "at most as many as max_length",
+        "make it with model.init_state(batch_size, max_length) for the whole text",
+    )
+
+
 @dataclass
 class StagedEntries:
     """Keys and values of one call, not yet remembered."""
@@ -209,12 +218,7 @@ class StagedEntries:
         order = present.cumsum(-1)  # 1 for the first real token of the row
         total = order[:, -1:]
         if ring.overflow == "refuse" and int((ring.written + total[:, 0]).max()) > ring.capacity:
-            longest = int((ring.written + total[:, 0]).max())
-            raise StateError(
-                f"a state made for {ring.capacity} tokens was given {longest}",
-                "at most as many as max_length",
-                "make it with model.init_state(batch_size, max_length) for the whole text",
-            )
+            raise too_long(ring.capacity, int((ring.written + total[:, 0]).max()))
         keep = present & (order > total - ring.capacity)  # only the newest can stay
         row, column = keep.nonzero(as_tuple=True)
         slot = (ring.written[row] + order[row, column] - 1) % ring.capacity

@@ -56,7 +56,8 @@ class Node(Protocol):
 
 @runtime_checkable
 class Staged(Protocol):
-    """What a sublayer would remember after this forward."""
+    """What a sublayer would remember after this forward. One that may refuse has a `check` beside, which raises before any
+    sublayer's buffers have moved on."""
 
     def commit(self) -> Node:
         """The advanced node. It may take over the buffers of the node it came from."""
@@ -227,10 +228,14 @@ class StagedState:
     positions: Positions
 
     def commit(self) -> State:
-        """Advance: returns the new state and supersedes the one the forward was given."""
+        """Advance: returns the new state and supersedes the one the forward was given. Where that is refused with a StateError
+        (numbers that are not finite in a memory), that one is as it was."""
         origin = self.origin
         origin.check(origin.batch_size)
         with torch.no_grad():
+            for _, staged in _nodes(self.staged):
+                if hasattr(staged, "check"):
+                    staged.check()
             nodes = tuple(
                 tuple(old if new is None else new.commit() for old, new in zip(olds, news, strict=True))
                 for olds, news in zip(origin.nodes, self.staged, strict=True)
