@@ -13,6 +13,7 @@ from formers.errors import ConfigError
 from formers.parts.masks import EarlierSegment, SameDocument
 from formers.parts.memory import Memory, recall
 from formers.parts.positions import Positions
+from formers.parts.replay import Record
 from formers.parts.search import Asked, search_exactly
 
 pytest.importorskip("faiss", reason="the extra `search` is not installed")
@@ -164,3 +165,26 @@ def test_centres_point_at_the_topics() -> None:
     search.search(Asked(_vectors(2, 2, 1), Positions.offset(3000, 1), EarlierSegment(3000), 1), memory.store)
     centres = memory.built[0].centres[0]
     assert (F.normalize(TOPICS, dim=-1) @ centres.T).amax(-1).mean() > 0.9
+
+
+def test_a_recomputation_is_given_what_its_forward_found() -> None:
+    """Two look-ups of one search: the second finds too little, and from then on queries look into more lists."""
+    memory = _memory(
+        3000, 3000, Approximate(lists=100, probes=1, wanted=0.99, least=100, measure_every=2, measured_on=40)
+    )
+    search = memory.search
+    assert isinstance(search, Approximate)
+    search.calls = 1  # so that the second look-up measures
+    asked = [Asked(_vectors(2, 4, 40), Positions.offset(3000, 40), EarlierSegment(3000), 16) for _ in range(2)]
+    record, calls = Record(torch.device("cpu")), []
+    with record.recording():
+        before = [search.search(each, memory.store) for each in asked]
+        calls.append((search.calls, search.probes))
+    with record.replaying():
+        again = [search.search(each, memory.store) for each in asked]
+        calls.append((search.calls, search.probes))
+    assert search.probes > 1
+    assert calls[0] == calls[1]
+    for a, b in zip(before, again, strict=True):
+        assert torch.equal(a.slots, b.slots)
+        assert torch.equal(a.scores, b.scores)
