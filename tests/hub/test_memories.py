@@ -242,3 +242,26 @@ def test_a_temporary_folder_is_gone_however_the_block_ends(error: type[BaseExcep
         with pytest.raises(error):
             use()
     assert not seen[0].exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dtype": "float99"}, "lacks the dtype of a"),
+        ({"dtype": "nn"}, "lacks the dtype of a"),
+        ({"heads": None}, "lacks the heads of a"),
+        ({"policy": {}}, "forgets by None"),
+        ({"heads": 2}, "holds other keys, values than"),
+        ({"slots": 21}, "holds other"),
+        ({"dtype": "int8"}, "is damaged"),
+    ],
+)
+def test_a_manifest_that_says_something_else_than_the_file_is_one_clear_error(
+    tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    save_memories(tmp_path / "m", {"a": _memory()}, model=MODEL)
+    manifest = json.loads((tmp_path / "m" / MANIFEST).read_text())
+    manifest["memories"]["a"] |= change
+    (tmp_path / "m" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=says):
+        load_memories(tmp_path / "m")

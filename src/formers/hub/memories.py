@@ -173,9 +173,27 @@ def _manifest(folder: Path) -> dict[str, Any]:
         found = f"{folder} is of format {manifest.get('format')!r}, version {manifest.get('version')!r}"
         raise RunError(found, f"{FORMAT!r}, version {VERSION}", "memorise the text again")
     missing = [name for name in ("model", "memories", TENSORS) if name not in manifest]
+    missing += [] if missing else _gaps(manifest)
     if missing:
         raise RunError(f"{folder / MANIFEST} lacks {', '.join(missing)}", do="memorise the text again")
     return manifest
+
+
+def _gaps(manifest: Mapping[str, Any]) -> list[str]:
+    """What a manifest does not say, or says of no kind that there is."""
+    memories, file = manifest["memories"], manifest[TENSORS]
+    if not isinstance(memories, dict) or not isinstance(file, dict):
+        return ["what memories there are"]
+    gaps = [f"the {name} of {TENSORS}" for name in ("bytes", "sha256") if name not in file]
+    for name, facts in memories.items():
+        kinds = {"policy": dict, "dtype": str, **dict.fromkeys(("rows", "heads", "slots", "d_key", "d_value"), int)}
+        wrong = [
+            key for key, kind in kinds.items() if not isinstance(facts, dict) or not isinstance(facts.get(key), kind)
+        ]
+        if not wrong and not isinstance(getattr(torch, facts["dtype"], None), torch.dtype):
+            wrong = ["dtype"]
+        gaps += [f"the {key} of {name}" for key in wrong]
+    return gaps
 
 
 def _check_alike(folder: Path, found: Mapping[str, Any], like: Mapping[str, Memory]) -> None:
@@ -208,9 +226,9 @@ def _check_file(folder: Path, promised: Mapping[str, Any], verify: bool) -> None
 
 def _load(folder: Path, name: str, facts: dict[str, Any], mapped: bool) -> Memory:
     policy = dict(facts["policy"])
-    made = POLICIES.get(policy.pop("kind"))
+    made = POLICIES.get(policy.pop("kind", None))
     if made is None:
-        raise RunError(f"{folder} forgets by {facts['policy']['kind']}", ", ".join(POLICIES), "get a newer formers")
+        raise RunError(f"{folder} forgets by {facts['policy'].get('kind')}", ", ".join(POLICIES), "get a newer formers")
     shape = [facts[key] for key in ("rows", "heads", "slots", "d_key", "d_value")]
     dtype = getattr(torch, facts["dtype"])
     empty = Memory.empty(*shape, policy=made(**policy), storage=dtype, device="meta")
