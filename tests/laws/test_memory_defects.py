@@ -11,7 +11,7 @@ from torch import Tensor
 
 import formers
 from formers.laws import certify
-from formers.parts.masks import EarlierSegment, Everything, Mask, SameDocument, Segments
+from formers.parts.masks import Causal, EarlierSegment, Everything, Mask, SameDocument, Segments
 from formers.parts.positions import Positions
 from formers.parts.recollection import MemoryAttention, MemoryNode
 
@@ -116,3 +116,11 @@ def test_with_other_settings_too_all_laws_hold() -> None:
     other = model(merge="joint", seen_twice=False, num_kv_heads=1, own_token=False)
     report = certify(other, fresh=True, length=LENGTH)
     assert report.ok, report.failed
+
+
+def test_the_law_of_segments_holds_of_a_cache_beside_a_memory_and_catches_one_that_shows_too_little() -> None:
+    law, made = "segments equal whole", model(cache_length=3)
+    assert certify(made, laws=[law], length=LENGTH).laws[law].status == "pass"
+    made.trunk.blocks[1]["attention"].score.mask = Causal() & Segments(3, 2) & SameDocument()
+    found = certify(made, laws=[law], length=LENGTH).laws[law]
+    assert (found.status, found.blame) == ("fail", LAYER), found

@@ -29,7 +29,7 @@ FEW = 23
 @torch.no_grad()
 def segments(subject: Subject, trial: Trial) -> Finding:
     config = getattr(subject.original, "config", None)
-    size, remembered = (getattr(config, name, None) for name in ("segment_length", "memory_length"))
+    size, remembered = _lengths(config)
     reason = _silence(subject.model, size, remembered)
     if reason or size is None or remembered is None:
         return Finding.not_applicable(reason)
@@ -43,10 +43,16 @@ def segments(subject: Subject, trial: Trial) -> Finding:
     return worst.finding(subject.tolerance, f"{length} tokens in segments of {size}, {remembered} of them remembered")
 
 
+def _lengths(config: Any) -> tuple[Any, Any]:
+    """Of a segment, and of what is kept of the text before it. A memory is written and read by segments either way."""
+    kept = getattr(config, "memory_length", None)
+    return getattr(config, "segment_length", None), getattr(config, "cache_length", None) if kept is None else kept
+
+
 def _silence(model: nn.Module, size: Any, remembered: Any) -> str:
     """Why the law says nothing of the model; "" where it does."""
     if not isinstance(size, int) or not isinstance(remembered, int):
-        return "it reads in no segments: its config has no segment_length and memory_length"
+        return "it reads in no segments: its config has no segment_length, and no memory_length or cache_length"
     if not any(has_segments(mask) for _, _, mask in _masks(model)):
         return "no mask of the model is one of Segments"
     if remembered < size:
