@@ -169,9 +169,14 @@ def test_a_folder_without_config_or_weights_says_so(gpt2: Path) -> None:
 
 
 def test_a_pickle_is_refused_with_the_way_to_convert_it(gpt2: Path) -> None:
+    """The way keeps the head: it names the class of the config, or of transformers' bodies where that names none."""
     (gpt2 / "model.safetensors").rename(gpt2 / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match=r"pytorch_model\.bin(.|\n)*save_pretrained"):
-        formers.load(gpt2)
+    for named, kind in ((["GPT2LMHeadModel"], "GPT2LMHeadModel"), ("REMOVE", "AutoModel")):
+        edit(gpt2 / "config.json", architectures=named)
+        with pytest.raises(
+            WeightsError, match=rf"pytorch_model\.bin(.|\n)*transformers\.{kind}\.from_pre(.|\n)*save_pre"
+        ):
+            formers.load(gpt2)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 300, -1])

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from formers.errors import TargetError
+from formers.hub.files import way_to_convert
 from formers.models import registry
 
 FILES = [
@@ -23,6 +24,8 @@ FILES = [
     "model*.safetensors",
     "model.safetensors.index.json",
     "tokenizer*.json",
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.model"),
+    *("sentence_bert_config.json", "1_Pooling/config.json"),
 ]
 """What is downloaded. Pickles and code are not."""
 
@@ -31,8 +34,19 @@ def fetch(name: str) -> Path:
     """The folder of a hub model, downloaded where the cache does not hold it.
 
     Raises:
-        TargetError: no such model, no permission, or no network and nothing in the cache.
+        TargetError: no such model, no permission, no safetensors, or no network and nothing in the cache.
     """
+    folder = _downloaded(name)
+    if not any(folder.glob("*.safetensors")):
+        raise TargetError(
+            f"{name!r} has no safetensors on the hub; weights as pickle can run any code, and are not downloaded",
+            "model.safetensors",
+            way_to_convert(folder, name),
+        )
+    return folder
+
+
+def _downloaded(name: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
     except (GatedRepoError, RepositoryNotFoundError) as error:

@@ -191,10 +191,20 @@ def weight_files(folder: Path) -> list[Path]:
         raise WeightsError(
             f"{folder} has weights as pickle only ({', '.join(pickles)}); a pickle can run any code, so it is never opened",
             f"{WEIGHTS}",
-            f"convert it where you trust it: AutoModelForCausalLM.from_pretrained({str(folder)!r})"
-            f".save_pretrained('NEW_FOLDER') of transformers writes safetensors",
+            way_to_convert(folder, str(folder)),
         )
     raise WeightsError(f"{folder} has no {WEIGHTS}", f"{WEIGHTS}, or shards and {INDEX}")
+
+
+def way_to_convert(folder: Path, name: str) -> str:
+    """What makes safetensors of the pickles of `name`, whose config.json lies in `folder`: the class of transformers that it
+    was saved by keeps its head."""
+    named = read_json(folder / CONFIG).get("architectures") if (folder / CONFIG).is_file() else None
+    kind = named[0] if isinstance(named, list) and named else "AutoModel"
+    return (
+        f"convert it where you trust it: transformers.{kind}.from_pretrained({name!r}).save_pretrained('NEW_FOLDER') "
+        "writes safetensors"
+    )
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
