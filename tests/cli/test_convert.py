@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 
@@ -44,3 +46,25 @@ def test_a_bert_is_made_longer_and_transformers_reads_it(formers: Formers):
         gap = theirs(ids, attention_mask=torch.ones_like(ids)).logits - library.load("long")(ids).logits
     assert gap.abs().max() <= 1e-5  # float32
     assert "a bert, a longformer" in formers.refuses("convert", "gpt2.nano", "x", "--long", "40")
+
+
+def test_tokenizer_and_what_is_said_of_the_task_are_taken_along(formers: Formers):
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] the ##s".split()
+    library.save(library.build("bert", preset="nano", vocab_size=7, head="sequence"), "old")
+    Path("old/vocab.txt").write_text("\n".join(words))
+    config = json.loads(Path("old/config.json").read_text()) | {"problem_type": "multi_label_classification"}
+    Path("old/config.json").write_text(json.dumps(config))
+    before = library.pipeline("text-classification", "old")("the thes")
+    outcome = formers("convert", "old", "new")
+    assert outcome.code == 0
+    assert "not taken along" not in outcome.err
+    assert Path("new/tokenizer.json").is_file()
+    assert library.pipeline("text-classification", "new")("the thes") == before
+    assert sum(label.score for label in before) != pytest.approx(1, abs=1e-3)  # each label by itself
+
+
+def test_what_sentence_transformers_keeps_elsewhere_is_said_to_stay(formers: Formers):
+    library.save(library.build("bert", preset="nano", head="pooler"), "sentences")
+    Path("sentences/1_Pooling").mkdir()
+    Path("sentences/1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert "not taken along: 1_Pooling/config.json" in formers("convert", "sentences", "new").err

@@ -16,6 +16,7 @@ import formers
 from formers.errors import ConfigError
 from formers.hub.files import byte_size
 from formers.hub.saving import save_beside
+from formers.text import train_tokenizer
 from tests.hub.models import small
 
 INDEX = "model.safetensors.index.json"
@@ -98,3 +99,14 @@ def test_beside_other_files_weights_are_replaced_and_the_rest_stays(tmp_path: Pa
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.is_file()}
     assert modes == {(tmp_path / "thesis.tex").stat().st_mode & 0o777}
+
+
+def test_its_tokenizer_cuts_to_the_positions_of_the_model_where_it_is_told_to(tmp_path: Path) -> None:
+    words = train_tokenizer("wordpiece", "the theatre ran, the actors ran", 30)
+    model = formers.build("bert", preset="nano", vocab_size=words.vocab_size, max_length=7)
+    theirs = transformers.AutoTokenizer.from_pretrained(formers.save(model, tmp_path / "m", tokenizer=words))
+    assert theirs.model_max_length == 7
+    assert len(theirs("the " * 20, truncation=True)["input_ids"]) == 7
+    endless = formers.build("t5", preset="nano", vocab_size=words.vocab_size)
+    theirs = transformers.AutoTokenizer.from_pretrained(formers.save(endless, tmp_path / "t", tokenizer=words))
+    assert len(theirs("the " * 20, truncation=True)["input_ids"]) == 22

@@ -143,6 +143,16 @@ def test_a_run_has_its_model_tokenizer_and_recipe(run: Path) -> None:
     assert torch.equal(found.model.tokens.weight, small("gpt2").tokens.weight.double())
 
 
+def test_a_vocabulary_in_any_file_beside_a_model_is_its_tokenizer(place: Path) -> None:
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] the ##s".split()
+    formers.save(formers.build("bert", preset="nano"), "bert")
+    assert resolve("bert").tokenizer is None
+    Path("bert/vocab.txt").write_text("\n".join(words))
+    found = resolve("bert").tokenizer
+    assert found is not None
+    assert found.encode("the thes") == [5, 5, 6]
+
+
 def test_a_run_that_goes_on_has_the_weights_of_its_newest_whole_checkpoint(run: Path) -> None:
     shutil.rmtree(run / "model")
     checkpoint(run, 9, small("gpt2", seed=9))
@@ -226,7 +236,20 @@ def test_a_hub_name_is_downloaded_without_pickles_or_code(run: Path, monkeypatch
     assert found.tokenizer is not None
     assert torch.equal(formers.load("gpt2").tokens.weight, found.model.tokens.weight)
     assert list(asked) == ["org/name", "gpt2"]
-    assert not [pattern for pattern in asked["gpt2"] if not pattern.endswith((".json", ".safetensors"))]
+    read = (".json", ".safetensors", "vocab.txt", "merges.txt", "spiece.model", "spm.model", "sentencepiece.model")
+    assert not [pattern for pattern in asked["gpt2"] if not pattern.endswith(read)]
+    assert {"vocab.txt", "spm.model", "1_Pooling/config.json"} <= set(asked["gpt2"])
+
+
+def test_a_hub_model_of_pickles_alone_is_refused_with_the_way_to_convert_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "model" / "model.safetensors").unlink()  # as what is downloaded of it: no weights
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(run / "model"))
+    with pytest.raises(
+        TargetError, match=r"no safetensors on the hub(.|\n)*GPT2LMHeadModel\.from_pretrained\('org/name'\)"
+    ):
+        resolve("org/name")
 
 
 @pytest.mark.parametrize(

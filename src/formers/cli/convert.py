@@ -37,6 +37,8 @@ def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, "convert")
     targets.parse(options.source)
     from formers.hub import lengthen, save, user_code
+    from formers.hub.folders import kept_settings
+    from formers.tasks.opening import SENTENCE_FILES
 
     found = targets.resolve(options.source, code=options.code)
     remark(found.note)
@@ -49,8 +51,12 @@ def main(arguments: list[str]) -> None:
         options.destination,
         tokenizer=found.tokenizer,
         code=None if code is None else user_code.record(code),
+        settings=kept_settings(found.folder),
         max_shard_size=options.max_shard_size,
     )
+    left = [name for name in SENTENCE_FILES if found.folder is not None and (found.folder / name).is_file()]
+    if left:
+        remark(f"not taken along: {', '.join(left)}; pipelines read there how vectors are made of a text")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     files = sorted(path.name for path in written.iterdir())
     if options.json:

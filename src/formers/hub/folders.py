@@ -28,6 +28,8 @@ from formers.weights import listed
 
 OURS = "formers-"
 """How the model_type of an architecture that Hugging Face does not know begins."""
+TASK_SETTINGS = ("problem_type", "task_specific_params")
+"""Of config.json, what says how a task is done: no model needs it, pipelines do."""
 
 
 def load_folder(
@@ -68,6 +70,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(settings.get("model_type"), str):
         raise ConfigError(f"{folder / CONFIG} has no model_type", "one of " + ", ".join(_known_types()))
     return settings
+
+
+def kept_settings(folder: Path | None) -> dict[str, Any]:
+    """`TASK_SETTINGS` of a folder; none where there is no folder, or no config.json in it."""
+    if folder is None or not (folder / CONFIG).is_file():
+        return {}
+    config = read_json(folder / CONFIG)
+    return {name: config[name] for name in TASK_SETTINGS if name in config}
 
 
 def _known_types() -> list[str]:

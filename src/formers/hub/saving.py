@@ -47,6 +47,7 @@ def save(
     *,
     tokenizer: Tokenizer | None = None,
     code: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> Path:
     """Write `model` as a folder that ``formers.load`` opens and, if Hugging Face knows the architecture, transformers too.
@@ -55,6 +56,7 @@ def save(
 
     code  for a model of the user's own: what ``formers.hub.user_code.record("file.py:function")`` gives, so that whoever
           loads the folder is told which code to name
+    settings  for config.json, beside the model's, such as a task's (`folders.kept_settings`)
     max_shard_size  of one weight file, in bytes or as "500MB", "5GiB". Weights beyond it are cut between tensors into
           ``model-00001-of-00003.safetensors``, .. with an index, as transformers does
 
@@ -65,15 +67,23 @@ def save(
     folder, limit = Path(folder), byte_size(max_shard_size)
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     _check_replaceable(folder)
-    settings, tensors = describe(model, code)
-    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
+    described, tensors = describe(model, code)
+    config = getattr(model, "config", None)
+    vocab_size, longest = (getattr(config, name, None) for name in ("vocab_size", "max_length"))
     if tokenizer is not None and vocab_size is not None and tokenizer.vocab_size > vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {vocab_size}",
             "the tokenizer that the model was trained with",
         )
     with write_folder(folder, replace=True) as aside:
-        _write(aside, settings, tensors, tokenizer, limit)
+        _write(
+            aside,
+            described | dict(settings or {}),
+            tensors,
+            limit,
+            tokenizer,
+            longest if isinstance(longest, int) else None,
+        )
     return folder
 
 
@@ -95,7 +105,7 @@ def save_beside(
     folder.mkdir(parents=True, exist_ok=True)
     with disk_errors(folder), tempfile.TemporaryDirectory(prefix=".model.part-", dir=folder) as name:
         aside = Path(name)
-        _write(aside, settings_of(model) | dict(settings or {}), tensors, None, limit)
+        _write(aside, settings_of(model) | dict(settings or {}), tensors, limit)
         sync_folder(aside)
         new = sorted(path.name for path in aside.iterdir())
         for file in new:
@@ -107,7 +117,12 @@ def save_beside(
 
 
 def _write(
-    aside: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor], tokenizer: Tokenizer | None, limit: int
+    aside: Path,
+    settings: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    limit: int,
+    tokenizer: Tokenizer | None = None,
+    longest: int | None = None,
 ) -> None:
     end = None if tokenizer is None else tokenizer.end_of_text
     ends = {"bos_token_id": end, "eos_token_id": end}
@@ -119,7 +134,7 @@ def _write(
     for path in aside.glob("*.safetensors"):  # they come readable by their owner alone
         path.chmod((aside / CONFIG).stat().st_mode)
     if tokenizer is not None:
-        tokenizer.save(aside)
+        tokenizer.save(aside, max_length=longest)
         write_json(aside / "generation_config.json", ends)
 
 

@@ -75,11 +75,11 @@ class Resolved:
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer beside the model, else that of the run's shards, or None. Raises DataError, when it is first asked
         for, if it cannot be read."""
-        from formers.text import load_tokenizer
+        from formers.text.load import load_tokenizer, tokenizer_file
 
         shards = (self.recipe or {}).get("shards")
         folders = [self.folder, shards.get("folder") if isinstance(shards, dict) else None]
-        found = [Path(folder) for folder in folders if folder and (Path(folder) / "tokenizer.json").is_file()]
+        found = [Path(folder) for folder in folders if folder and tokenizer_file(Path(folder))]
         return load_tokenizer(found[0]) if found else None
 
 

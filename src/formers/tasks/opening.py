@@ -11,16 +11,13 @@ from torch import nn
 from formers.errors import ConfigError, TargetError
 from formers.hub import targets
 from formers.hub.files import read_json
+from formers.hub.folders import kept_settings
 from formers.tasks.base import Pipeline
 from formers.tasks.names import Task, find
 from formers.text import Tokenizer, load_tokenizer
-from formers.text.load import GPT2_PAIRS, SENTENCEPIECE
 
 if TYPE_CHECKING:
     import torch
-
-KEPT = ("problem_type", "task_specific_params")
-"""Settings of config.json that say how a task is done, and that no model needs."""
 
 SENTENCE_FILES = ("sentence_bert_config.json", "1_Pooling/config.json")
 """Where sentence-transformers keeps how many tokens it reads and how it makes a vector of them."""
@@ -77,21 +74,13 @@ def _tokenizer(found: targets.Resolved, given: Tokenizer | str | Path | None, ta
         return given
     if given is not None:
         return load_tokenizer(given)
-    beside = found.tokenizer
-    if beside is None and found.folder is not None and _has_words(found.folder):
-        beside = load_tokenizer(found.folder)
-    if beside is None:
+    if found.tokenizer is None:
         raise TargetError(
             f"{found.name} has no tokenizer",
             f"one for {task.name}: a tokenizer.json, vocab.txt or spiece.model beside the model",
             "train it first" if found.fresh else "put it there, or name one: tokenizer=FOLDER",
         )
-    return beside
-
-
-def _has_words(folder: Path) -> bool:
-    pairs = any(all((folder / name).is_file() for name in pair) for pair in GPT2_PAIRS)
-    return pairs or any((folder / name).is_file() for name in ("vocab.txt", *SENTENCEPIECE))
+    return found.tokenizer
 
 
 def _check_fit(pipe: Pipeline[Any, Any]) -> None:
@@ -106,11 +95,10 @@ def _check_fit(pipe: Pipeline[Any, Any]) -> None:
 
 
 def stored_settings(folder: Path | None) -> Mapping[str, Any]:
-    """What a folder says of its task: `KEPT` of config.json, and the files of sentence-transformers."""
-    if folder is None or not (folder / "config.json").is_file():
-        return {}
-    config = read_json(folder / "config.json")
-    stored = {name: config[name] for name in KEPT if name in config}
+    """What a folder says of its task, in config.json and in the files of sentence-transformers."""
+    stored = kept_settings(folder)
+    if folder is None:
+        return stored
     for name in SENTENCE_FILES:
         if (folder / name).is_file():
             stored |= read_json(folder / name)

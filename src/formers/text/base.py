@@ -218,10 +218,14 @@ class Tokenizer(ABC):
 
     # -- files ----------------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path | str) -> None:
-        """Write `folder`/tokenizer.json in Hugging Face's form, and the tokenizer_config.json that AutoTokenizer wants."""
+    def save(self, folder: Path | str, *, max_length: int | None = None) -> None:
+        """Write `folder`/tokenizer.json in Hugging Face's form, and the tokenizer_config.json that AutoTokenizer wants.
+
+        max_length  tokens that the model reads, to which AutoTokenizer cuts where it is told to
+        """
         roles = {role: next((n for n in names if n in self.special_tokens), None) for role, names in ROLES.items()}
-        hf_format.write(Path(folder), self.to_json(), {role: name for role, name in roles.items() if name})
+        named = {role: name for role, name in roles.items() if name}
+        hf_format.write(Path(folder), self.to_json(), named, max_length)
 
 
 class TextStream:

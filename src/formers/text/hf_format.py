@@ -119,14 +119,17 @@ ROLE_NAMES = {
 """What transformers calls the roles of special tokens (`base.ROLES`)."""
 
 
-def write(folder: Path, contents: Json, roles: Mapping[str, str]) -> None:
+def write(folder: Path, contents: Json, roles: Mapping[str, str], max_length: int | None = None) -> None:
     """Write tokenizer.json, and beside it the few lines by which AutoTokenizer knows how to open it.
 
-    `roles`: role -> name, where the vocabulary has such a token. A vocabulary of whole texts (BERT's, T5's) says what its
-    tokens are for; of one for generation only the end is said, which is what GPT-2's own file does.
+    `roles`: role -> name, where the vocabulary has such a token. A vocabulary of whole texts (BERT's, T5's, any with a mask)
+    says what its tokens are for; of one for generation only the end is said, which is what GPT-2's own file does.
+    `max_length`: tokens that the model reads.
     """
     config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    if contents["model"]["type"] in ("WordPiece", "Unigram"):
+    if max_length is not None:
+        config["model_max_length"] = max_length
+    if contents["model"]["type"] in ("WordPiece", "Unigram") or "mask" in roles:
         config |= {ROLE_NAMES[role]: name for role, name in roles.items() if role in ROLE_NAMES}
         typed = '"type_id": 1' in json.dumps(contents["post_processor"])
         config["model_input_names"] = ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"]
