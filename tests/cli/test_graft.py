@@ -75,6 +75,9 @@ def test_a_stopped_run_goes_on_with_its_memories(formers: Formers, text: Path, g
         (["--layers", "3"], "layer 3 of a model of 1 layers"),
         (["--size=-1"], "memory_size is -1"),
         (["--segment", "65"], "64 positions"),
+        (["--segment", "0"], "segment_length is 0"),
+        (["--cache", "8", "--segment", "16"], "learned positions"),
+        (["--merge", "gates"], "merge is 'gates', wanted one of gate, tanh"),
     ],
 )
 def test_what_cannot_be_grafted_is_refused(formers: Formers, run: Path, options: list[str], said: str) -> None:

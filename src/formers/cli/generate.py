@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EarlyStopping = Literal["no", "yes", "never"]
 EARLY: dict[str, bool | Literal["never"]] = {"no": False, "yes": True, "never": "never"}
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "tokens")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "tokens", "memory")
 SEARCH = ("length_penalty", "early_stopping")
 """Options that mean nothing to the other way of choosing tokens."""
 
@@ -63,6 +63,8 @@ class Options:
     none could become better."""
     tokens: Flag = False
     """Put a bar between tokens, those of the prompt included."""
+    memory: Path | None = None
+    """A folder of formers memorise, by this very model: the prompt's look-ups find what stands in it."""
     set: tuple[str, ...] = ()
     """NAME=VALUE: settings of the model other than the stored ones, such as memory_length=1600. Its weights must still fit."""
     code: str | None = None
@@ -93,12 +95,13 @@ def main(arguments: list[str]) -> None:
     tokenizer.encode(options.prompt)  # what it cannot express is said before anything is printed
     if isinstance(settings, BeamSettings):
         return _search(found, tokenizer, options, settings)
+    memorised = _memorised(found.model, options.memory)
     if options.json:
         prompts = [options.prompt] * options.num_samples
-        return emit(generate_text(found.model, tokenizer, prompts, settings=settings))
+        return emit(generate_text(found.model, tokenizer, prompts, cache=memorised, settings=settings))
     remark(found.note)
     for number in range(options.num_samples):
-        _stream(found.model, tokenizer, options, number)
+        _stream(found.model, tokenizer, options, number, memorised)
     return None
 
 
@@ -150,7 +153,16 @@ def _tokenizer(found: targets.Resolved) -> Tokenizer:
     return tokenizer
 
 
-def _stream(model: Any, tokenizer: Tokenizer, options: Options, number: int) -> None:
+def _memorised(model: Any, folder: Path | None) -> Any:
+    """What was memorised, if anything was named."""
+    if folder is None:
+        return None
+    from formers.generation.memorised import Memorised
+
+    return Memorised(model, folder)
+
+
+def _stream(model: Any, tokenizer: Tokenizer, options: Options, number: int, memorised: Any) -> None:
     """One sample, written piece by piece. Nothing is written before the first piece: until then it may still be refused."""
     from formers.generation import GenerateSettings, stream_text
     from formers.generation.readers import takes_source
@@ -159,7 +171,7 @@ def _stream(model: Any, tokenizer: Tokenizer, options: Options, number: int) -> 
     settings = GenerateSettings(**options.sampling(number))
     bar = "|" * options.tokens
     before = title + bar.join(tokenizer.display(options.prompt)) * (not takes_source(model))
-    for piece in stream_text(model, tokenizer, [options.prompt], settings=settings):
+    for piece in stream_text(model, tokenizer, [options.prompt], cache=memorised, settings=settings):
         sys.stdout.write(before + bar + piece.text)
         sys.stdout.flush()
         before = ""

@@ -32,6 +32,10 @@ class Options:
     """Tokens of a segment; by default 512, or as many as the decoder has positions for."""
     neighbours: int = 32
     """Entries that a query is given."""
+    cache: int = 0
+    """Tokens before its segment that every layer sees; with rotary positions alone."""
+    merge: str = "tanh"
+    """How what is near by and what is remembered are mixed: tanh changes nothing at first; gate, sum, straight, joint do."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
     json: Flag = False
@@ -48,7 +52,13 @@ def main(arguments: list[str]) -> None:
     remark(found.note)
     layers = options.layers or default_layers(found.model)
     grafted = graft_memory(
-        found.model, layers, options.size, neighbours=options.neighbours, segment_length=options.segment
+        found.model,
+        layers,
+        options.size,
+        neighbours=options.neighbours,
+        segment_length=options.segment,
+        cache_length=options.cache,
+        merge=options.merge,
     )
     written = save(grafted, options.out, tokenizer=found.tokenizer)
     facts = _facts(grafted)

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, "lookups")
     _check(options)
     targets.parse(options.run)
-    text = _text_of(options.file)
+    text = text_of(options.file)
     from formers.comparison.lookups import write_lookups
     from formers.inspection.lookups import lookups, memory_layers
 
@@ -74,7 +74,8 @@ def _check(options: Options) -> None:
             raise ConfigError(f"--{name} {getattr(options, name)}", f"{least} or more")
 
 
-def _text_of(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """A text file. Raises DataError where it cannot be read, is not UTF-8, or is empty."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

@@ -52,6 +52,7 @@ _ALL = (
     Verb("convert", "SRC DST", "load a model and write it as a Hugging Face folder", WORK),
     Verb("push", "FOLDER REPO", "a model and its card, made from the run's own record, to the Hugging Face hub", WORK),
     Verb("graft", "RUN --out DIR", "give a trained decoder a memory that changes nothing until it is trained", WORK),
+    Verb("memorise", "RUN FILE... --out DIR", "read texts once, for every prompt of a model with a memory to find", WORK),
     Verb(
         "plan",
         "RECIPE | RUN",

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from formers.errors import ConfigError
 from formers.generation.few_rows import stepper_of
 from formers.generation.filters import Seen
-from formers.generation.prompt_cache import PromptCache
 from formers.generation.prompts import PromptIds, Prompts
 from formers.generation.readers import (
+    Beginning,
     Reader,
     StateReader,
     WholeReader,
@@ -72,7 +72,7 @@ def generate(
     pad: int | None = None,
     on_step: Callable[[Step], None] | None = None,
     tokenizer: Tokenizer | None = None,
-    cache: PromptCache | None = None,
+    cache: Beginning | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> Tensor:
@@ -85,7 +85,7 @@ def generate(
     pad          stands before shorter prompts and behind rows that ended early: the first stop token, else 0
     on_step      called with every `Step` as it is made
     tokenizer    needed for stop_strings
-    cache        what earlier prompts began with need not be read again
+    cache        a PromptCache, for what earlier prompts began with; or Memorised, for a text that stands before all of them
     settings, or any field of GenerateSettings by name: max_new_tokens, temperature (0: greedy), top_k, top_p, min_p,
     repetition_penalty, seed, seeds, stop_tokens, ..
 
@@ -105,7 +105,7 @@ def complete(
     *,
     on_step: Callable[[Step], None] | None = None,
     tokenizer: Tokenizer | None = None,
-    cache: PromptCache | None = None,
+    cache: Beginning | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> Generation:
@@ -128,7 +128,7 @@ def generate_stream(
     input_ids: PromptIds,
     *,
     tokenizer: Tokenizer | None = None,
-    cache: PromptCache | None = None,
+    cache: Beginning | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> Iterator[Step]:
@@ -153,7 +153,7 @@ class Run:
         prompts: Prompts,
         settings: GenerateSettings,
         tokenizer: Tokenizer | None = None,
-        cache: PromptCache | None = None,
+        cache: Beginning | None = None,
         source: Prompts | None = None,
     ) -> None:
         self.settings = settings
@@ -204,7 +204,7 @@ def reader_of(
     batch: int,
     steps: int,
     pack: bool | None = None,
-    cache: PromptCache | None = None,
+    cache: Beginning | None = None,
 ) -> Reader:
     """Through a state where the model keeps one, else the whole text anew each time. batch: rows of a step."""
     if not keeps_state(model):

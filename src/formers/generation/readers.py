@@ -38,9 +38,16 @@ class Reader(Protocol):
 
 
 class Beginning(Protocol):
-    """What knows the state after the ids that all prompts begin with (`PromptCache`)."""
+    """What knows the state that all prompts begin with: after ids that they share (`PromptCache`), or after a text that stands
+    before them (`Memorised`)."""
 
-    def shared(self, rows: Sequence[tuple[int, ...]]) -> tuple[int, State]: ...
+    def check(self, model: nn.Module, room: int) -> None:
+        """Raise ConfigError where it cannot serve this model, with so many tokens of prompt and continuation."""
+        ...
+
+    def shared(self, rows: Sequence[tuple[int, ...]]) -> tuple[int, State]:
+        """How many ids of every row have been read, and the state [rows] after them."""
+        ...
 
 
 class StateReader:

@@ -23,9 +23,8 @@ from formers import config as configs
 from formers.errors import DataError
 from formers.generation.beam import BeamSettings, Hypothesis, beam_search
 from formers.generation.loop import Step, generate_stream
-from formers.generation.prompt_cache import PromptCache
 from formers.generation.prompts import vocab_size_of
-from formers.generation.readers import takes_source
+from formers.generation.readers import Beginning, takes_source
 from formers.generation.settings import GenerateSettings
 from formers.generation.stops import LENGTH, TOKEN, RowText
 
@@ -62,7 +61,7 @@ def generate_text(
     prompts: str | Sequence[str],
     *,
     on_piece: Callable[[Piece], None] | None = None,
-    cache: PromptCache | None = None,
+    cache: Beginning | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> list[Completion]:
@@ -86,7 +85,7 @@ def stream_text(
     tokenizer: Tokenizer,
     prompts: str | Sequence[str],
     *,
-    cache: PromptCache | None = None,
+    cache: Beginning | None = None,
     settings: GenerateSettings | None = None,
     **changes: Any,
 ) -> Iterator[Piece]:

@@ -47,7 +47,7 @@ def lookups(
     Raises TargetError for a model that has no memory, DataError for ids that are no document of its vocabulary.
     """
     layers = memory_layers(model)
-    segment_length = _segment_length(layers)
+    each = segment_length(layers)
     assert isinstance(model, Model)
     document = _document(model, ids)
     reader = _Reader(layers, document.shape[1], max(1, top))
@@ -55,13 +55,13 @@ def lookups(
     model.eval()
     try:
         with reader.listening(model):
-            loss = _read(model, document, segment_length, reader.after_segment)
+            loss = _read(model, document, each, reader.after_segment)
         with _without_memory(model, layers):
-            loss_without = _read(model, document, segment_length) if without else None
+            loss_without = _read(model, document, each) if without else None
     finally:
         model.train(training)
     pieces = () if tokenizer is None else _pieces(tokenizer, document[0].tolist())
-    return Lookups(document[0].cpu().numpy(), pieces, loss, loss_without, segment_length, reader.layers())
+    return Lookups(document[0].cpu().numpy(), pieces, loss, loss_without, each, reader.layers())
 
 
 def memory_layers(model: nn.Module) -> dict[str, MemoryAttention]:
@@ -76,8 +76,9 @@ def memory_layers(model: nn.Module) -> dict[str, MemoryAttention]:
     return found
 
 
-def _segment_length(layers: dict[str, MemoryAttention]) -> int:
-    """Tokens that see the same of the memory: a call of so many reads only what calls before it wrote."""
+def segment_length(layers: dict[str, MemoryAttention]) -> int:
+    """Tokens that see the same of the memory: a call of so many reads only what calls before it wrote. Raises TargetError
+    where layers differ."""
     lengths = {module.memory.shows.grain for module in layers.values()}
     if len(lengths) > 1 or min(lengths) < 2:
         raise TargetError(f"memory layers with segments of {sorted(lengths)} tokens", "one length of 2 or more for all")
@@ -163,7 +164,7 @@ class _Layer:
 
     @classmethod
     def empty(cls, name: str, module: MemoryAttention, length: int, heads: int, top: int) -> _Layer:
-        shape = (length, heads, min(top, module.memory.neighbours))
+        shape = (length, heads, min(top, module.memory.most))
         index, score, weight = (np.zeros(shape, kind) for kind in (np.int32, np.float32, np.float32))
         return cls(name, module, np.zeros((length, heads, len(SHARES)), np.float32), index, score, weight)
 

@@ -163,7 +163,7 @@ def graft_memory(
         layers=tuple(_from_the_start(i, decoder.num_layers) for i in layers),
         memory_size=size,
         neighbours=neighbours,
-        segment_length=segment_length or min(512, decoder.max_length or 512),
+        segment_length=min(512, decoder.max_length or 512) if segment_length is None else segment_length,
         cache_length=cache_length,
         merge=merge,
     )
