@@ -177,10 +177,12 @@ WITHOUT_EFFECT = frozenset(
     do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p min_length max_length
     repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
     forced_bos_token_id forced_eos_token_id exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+    language name sbert_ce_default_activation_function sentence_transformers
     """.split()
 )
-"""Settings of Hugging Face configs that change no number of a forward or backward pass of ours: names, formats, and the
-settings of generation that older files keep here."""
+"""Settings of Hugging Face configs that change no number of a forward or backward pass of ours: names, formats, the settings
+of generation that older files keep here, what Google's files of BERT say of a pooler that no code has, and notes of others."""
 
 
 ONE_VALUE = {
@@ -317,7 +319,8 @@ class ForeignHeads(Foreign):
         return config if without is None or any("pooler." in name for name in names) else replace(config, head=without)
 
     def _class_of(self, theirs: Mapping[str, Any]) -> str:
-        return (theirs.get("architectures") or list(self.classes))[0]
+        named = theirs.get("architectures") or list(self.classes)
+        return named if isinstance(named, str) else named[0]
 
     def _not_implemented(self, theirs: Mapping[str, Any]) -> list[str]:
         problems, named = super()._not_implemented(theirs), self._class_of(theirs)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from formers.errors import ConfigError
 from formers.models.bert import BERT, FOREIGN, HEADS, PRESETS, BERTConfig
+from formers.parts.norms import LayerNorm
 from tests.parity.encoder_defects import NINE, TOLERANCE, check_defect
 from tests.parity.encoders import (
     Batch,
@@ -112,6 +114,25 @@ def test_what_is_not_implemented_is_refused_all_at_once() -> None:
         assert name in str(caught.value)
 
 
+PUBLISHED: dict[str, Any] = {
+    "_num_labels": 3, "architectures": ["BertForTokenClassification"], "attention_probs_dropout_prob": 0.1,
+    "directionality": "bidi", "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768,
+    "id2label": {"0": "O", "1": "B-PER", "2": "I-PER"}, "initializer_range": 0.02, "intermediate_size": 3072,
+    "label2id": {"B-PER": 1, "I-PER": 2, "O": 0}, "layer_norm_eps": 1e-12, "max_position_embeddings": 512,
+    "model_type": "bert", "num_attention_heads": 12, "num_hidden_layers": 12, "output_past": True, "pad_token_id": 0,
+    "pooler_fc_size": 768, "pooler_num_attention_heads": 12, "pooler_num_fc_layers": 3, "pooler_size_per_head": 128,
+    "pooler_type": "first_token_transform", "type_vocab_size": 2, "vocab_size": 28996,
+}  # fmt: skip
+"""config.json of a tagger made from Google's multilingual and Chinese files, which say of a pooler what no code reads."""
+
+
+def test_a_published_config_is_read() -> None:
+    labels = {"head": "token", "num_labels": 3, "labels": ("O", "B-PER", "I-PER")}
+    assert BERTConfig(**FOREIGN.read(PUBLISHED)) == BERTConfig(vocab_size=28996, **labels)
+    with pytest.raises(ConfigError, match=r"pooler_kind=.* is unknown"):
+        FOREIGN.read(PUBLISHED | {"pooler_kind": "mean"})
+
+
 @pytest.mark.parametrize(
     ("preset", "head", "parameters"),
     [("base", "pooler", 109_482_240), ("base", "pretraining", 110_106_428), ("large", "pooler", 335_141_888)],
@@ -137,6 +158,23 @@ TEN = NINE | {"token types not read": every_token_of_type_0}
 def test_parity_catches_the_defect(name: str) -> None:
     assert len(TEN) == 10
     check_defect(name, TEN[name], "bert", given("right"), SIZES)
+
+
+class Detached(LayerNorm):
+    """Its mean and spread are numbers to it that nothing has made."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, spread = x.mean(-1, keepdim=True).detach(), x.var(-1, unbiased=False, keepdim=True).detach()
+        return (x - mean) * (spread + self.eps).rsqrt() * self.weight + self.bias
+
+
+def test_a_norm_that_keeps_gradients_from_its_mean_and_spread_is_caught_by_gradients_alone() -> None:
+    """As an exercise of a public course has it, whose tests look at outputs."""
+    ours, theirs, table = twins("bert", "masked_token", **SIZES)
+    ours.trunk.norms[1]["attention"].__class__ = Detached
+    found = compare(ours, theirs, table, given("right"))
+    assert max(found.logits, found.loss, *found.hidden.values()) <= TOLERANCE
+    assert max(found.gradients.values()) > 1e3 * TOLERANCE
 
 
 def test_a_wrong_form_of_gelu_in_the_head_is_caught_too() -> None:
