@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers.models.gpt2 import modeling_gpt2
 
-from tests.parity.harness import carry, compare, greedy, ragged, random_ids, twins
+from formers.parts.taps import listen
+from formers.training.loss import IGNORE, cross_entropy
+from tests.parity.harness import carry, compare, float64_throughout, greedy, ragged, random_ids, twins
 
 SIZES: dict[str, Any] = {"vocab_size": 101, "d_model": 39, "num_layers": 3, "num_heads": 3, "max_length": 71}
 TOLERANCE = 1e-9
@@ -70,3 +74,22 @@ def test_their_model_takes_what_ours_wrote() -> None:
     ids = random_ids(1, 11, 101)
     assert torch.equal(other(ids).logits, theirs(ids).logits)
     carry(other, ours, table)
+
+
+def test_hidden_states_of_every_layer_and_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs makes its loss in float32, which is lifted here. The first token of a row has none: what stands before it is
+    padding, which transformers lets speak."""
+    float64_throughout(monkeypatch, modeling_gpt2)
+    ours, theirs, _ = twins("gpt2", **SIZES)
+    ids, positions = ragged([37, 23, 2], 101)
+    index = positions.index.expand_as(ids)
+    real, labels = index >= 0, ids.masked_fill(index <= 0, IGNORE)
+    given = {"attention_mask": real.long(), "position_ids": index.clamp(min=0)}
+    wanted = theirs(input_ids=ids, labels=labels, output_hidden_states=True, **given)
+    with listen(ours, "trunk.stream.*") as seen:
+        hidden, _ = ours.body(ids, positions)
+    found = [ours.tokens(ids) + ours.places(positions), seen["trunk.stream.0"][0], seen["trunk.stream.1"][0], hidden]
+    for mine, other in zip(found, wanted.hidden_states, strict=True):
+        assert (mine - other)[real].abs().max() <= TOLERANCE
+    total, count = cross_entropy(hidden, ours.head, F.pad(labels[:, 1:], (0, 1), value=IGNORE))
+    assert (total / count - wanted.loss).abs() <= TOLERANCE
