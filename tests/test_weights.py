@@ -73,7 +73,7 @@ def test_everything_that_is_wrong_is_listed_at_once() -> None:
         TABLE.read(stored, SHAPES)
     for line in (
         "missing model.wte",
-        "unknown model.extra",
+        "unknown extra",
         "map is (4, 3), the model's is (5, 3)",
         "model.k is (3, 3), the model's is (2, 3)",
     ):

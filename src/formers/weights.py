@@ -176,7 +176,7 @@ class Table:
         ours: dict[str, Tensor] = {}
         used = {name for rule in self.rules for name in rule.theirs} | {tie.their for tie in self.ties}
         problems += [f"missing {name}" for rule in self.rules for name in rule.theirs if name not in names]
-        problems += [f"unknown {name}" for name in sorted(names.keys() - used)]
+        problems += [f"unknown {names[name]}" for name in sorted(names.keys() - used)]
         for rule in self.rules:
             if not all(name in names for name in rule.theirs):
                 continue
@@ -188,11 +188,14 @@ class Table:
         tied = {tie.their: theirs[names[tie.their]] for tie in self.ties if tie.their in names}
         return ours, problems + self._read_ties(tied, ours)
 
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """The names that this table reads and that are not among `names`."""
+        present, _ = self._names(dict.fromkeys(names))
+        return [name for rule in self.rules for name in rule.theirs if name not in present]
+
     def likeness(self, names: Iterable[str]) -> float:
         """The share of the names this table reads that are among `names`: how much a file looks like this model's."""
-        present, _ = self._names(dict.fromkeys(names))
-        wanted = [name for rule in self.rules for name in rule.theirs]
-        return sum(name in present for name in wanted) / max(len(wanted), 1)
+        return 1 - len(self.missing(names)) / max(sum(len(rule.theirs) for rule in self.rules), 1)
 
     def write(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Their tensors from ours, ties left out."""

@@ -168,6 +168,16 @@ def test_a_folder_without_config_or_weights_says_so(gpt2: Path) -> None:
         formers.load(gpt2)
 
 
+def test_what_is_unknown_is_named_as_the_file_names_it(gpt2: Path) -> None:
+    """The hub's files of GPT-2 leave a prefix off, which missing names carry."""
+    stored = load_file(gpt2 / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
+    bare["adapter.weight"] = bare.pop("ln_f.bias")
+    save_file(bare, gpt2 / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"missing transformer\.ln_f\.bias(.|\n)*unknown adapter\.weight"):
+        formers.load(gpt2)
+
+
 def test_a_pickle_is_refused_with_the_way_to_convert_it(gpt2: Path) -> None:
     """The way keeps the head: it names the class of the config, or of transformers' bodies where that names none."""
     (gpt2 / "model.safetensors").rename(gpt2 / "pytorch_model.bin")

@@ -22,9 +22,9 @@ from formers import config as configs
 from formers.errors import ConfigError, WeightsError, suggest
 from formers.hub import user_code
 from formers.hub.files import CONFIG, Tensors, read_json
-from formers.hub.heads import is_another_head, under_another_head
+from formers.hub.heads import is_another_head, of_head, under_another_head
 from formers.models import registry
-from formers.weights import listed
+from formers.weights import Table, listed
 
 OURS = "formers-"
 """How the model_type of an architecture that Hugging Face does not know begins."""
@@ -129,24 +129,30 @@ def _load_theirs(
     try:
         ours = table.read(tensors, {name: shape for name, shape in shapes.items() if name not in drawn})
     except WeightsError as error:
-        raise _of_another_model(folder, settings["model_type"], table.likeness(tensors), tensors, error) from None
+        raise _explained(error, folder, module, config, table, tensors) from None
     like = next(iter(ours.values()))
     return assign(model, ours | {name: tensor.to(like) for name, tensor in drawn.items()})
 
 
-def _of_another_model(
-    folder: Path, model_type: str, likeness: float, tensors: Tensors, error: WeightsError
+def _explained(
+    error: WeightsError, folder: Path, module: ModuleType, config: Any, table: Table, tensors: Tensors
 ) -> WeightsError:
-    """`error`, or, where the tensors are plainly another model's, one sentence that says whose."""
-    known = model_types()
-    for name, module in known.items():
-        if module is not known[model_type] and _first_layer(module).likeness(tensors) > max(0.9, likeness):
+    """`error` with what to do; or, where the tensors are plainly another model's, one sentence that says whose."""
+    likeness, missing = table.likeness(tensors), table.missing(tensors)
+    for name, other in model_types().items():
+        if other is not module and _first_layer(other).likeness(tensors) > max(0.9, likeness):
             return WeightsError(
-                f"{folder} holds weights of a {name}, and a {CONFIG} of a {model_type}",
+                f"{folder} holds weights of a {name}, and a {CONFIG} of a {module.FOREIGN.model_type}",
                 "both of one model",
                 f"put the {CONFIG} beside the weights that it was saved with",
             )
-    return WeightsError(f"{folder}: {error.found}", error.wanted, error.do)
+    do, head = error.do, {name for rule in of_head(table.rules) for name in rule.theirs}
+    if missing and head.issuperset(missing) and "none" in getattr(module, "HEADS", ()):
+        do = (
+            f"the folder lacks the head {config.head!r} that its {CONFIG} asks for (architectures): "
+            f"formers.load({str(folder)!r}, head='none') reads the body alone, another head is drawn over it"
+        )
+    return WeightsError(f"{folder}: {error.found}", error.wanted, do)
 
 
 def _first_layer(module: ModuleType) -> Any:

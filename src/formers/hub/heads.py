@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -35,7 +35,7 @@ def under_another_head(
     What belongs to the head of `stored` alone is passed over.
     """
     table, drawn = module.weights(config), _drawn(module, config)
-    old, new = _of_head(module.weights(stored).rules), _of_head(table.rules)
+    old, new = of_head(module.weights(stored).rules), of_head(table.rules)
     absent = [rule for rule in new if not _is_met(rule, table, theirs, drawn, stored.head == config.head)]
     kept = tuple(rule for rule in table.rules if rule not in absent)
     wanted = {name for rule in kept for name in rule.theirs} | {tie.their for tie in table.ties}
@@ -46,7 +46,8 @@ def under_another_head(
     return replace(table, rules=kept, ignored=table.ignored + passed), missing
 
 
-def _of_head(rules: tuple[Rule, ...]) -> list[Rule]:
+def of_head(rules: Iterable[Rule]) -> list[Rule]:
+    """Those of the rules that make tensors of the head."""
     return [rule for rule in rules if all(name.startswith("head.") for name in rule.ours)]
 
 
