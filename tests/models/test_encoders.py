@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,3 +146,31 @@ def test_a_text_longer_than_the_positions_is_refused(name: str) -> None:
 def test_what_cannot_be_is_refused_all_at_once(name: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         model(name, **changes)
+
+
+def test_bert_is_short_enough_to_be_read_at_once() -> None:
+    """Ids in, logits out, no tokenizer, and names of weights both ways: 150 to 300 lines (the formatter's)."""
+    from formers.models import bert
+
+    assert 150 <= len(Path(str(bert.__file__)).read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize(("name", "moves"), [("bert", True), ("gpt2", False)])
+def test_what_follows_changes_what_bert_makes_of_a_token_and_not_what_gpt2_makes(name: str, moves: bool) -> None:
+    sizes = {key: value for key, value in SIZES.items() if name == "bert" or key != "d_ff"}
+    made, ids = formers.build(name, **sizes, init_std=0.3).double().eval(), text(1, 12)
+    third = [made.body(ids[:, :length])[0][0, 2] for length in range(3, 13)]
+    changes = [float((later - third[0]).abs().max().detach()) for later in third[1:]]
+    assert all((change > 1e-6) == moves for change in changes)
+    assert moves or max(changes) <= 1e-12  # the same sums, in another order at most
+
+
+@pytest.mark.parametrize("head", ["sequence", "pooler", "masked_token"])
+def test_a_batch_of_nothing_gives_nothing_and_rows_of_nothing_have_no_first_token(head: str) -> None:
+    made, none = model("bert", head=head), torch.zeros(0, 5, dtype=torch.long)
+    assert len(made(none).logits) == 0
+    if head == "masked_token":
+        assert made(none.view(2, 0)).logits.shape == (2, 0, 31)
+    else:
+        with pytest.raises(ConfigError, match="a row of no tokens"):
+            made(none.view(2, 0))

@@ -156,8 +156,10 @@ class PretrainingHead(nn.Module):
 def first_token(hidden: Hidden, positions: Positions | None = None) -> Rows:
     """The hidden state of each row's first token, which padding on the left moves. None: no row is padded on the left.
 
-    Raises ConfigError where rows are packed with documents: each has a first token of its own.
+    Raises ConfigError for rows of no tokens, and where rows are packed with documents: each has a first token of its own.
     """
+    if not hidden.shape[1]:
+        raise ConfigError("a row of no tokens, for a head that reads each row by its first", "at least one token a row")
     if positions is None or positions.start is not None:
         return hidden[:, 0]
     if positions.document is not None:
