@@ -60,7 +60,7 @@ class AsInEquationFour(DisentangledScore):
         scale, maps = self.scale, self.maps
 
         def add(q: Any, k: Any, q_at: Positions, k_at: Positions) -> Any:
-            told = self.distances.told(q_at, k_at)
+            told = self.distances.reach
             keys, queries = maps(project, self.distances(told))
             row = self.distances.row(q_at.index[:, :, None] - k_at.index[:, None, :], told)[:, None]
             first = (q @ keys.mT).gather(-1, row.expand(*q.shape[:3], -1))

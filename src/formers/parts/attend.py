@@ -25,11 +25,13 @@ from formers.parts.extent import tells_heads_apart
 from formers.parts.factorised import factorised
 from formers.parts.factorised import refusal as refusal_of_factorised
 from formers.parts.kernels import (
+    Afresh,
     ByDistance,
     Case,
     Term,
     dense,
     expand_groups,
+    may_write_over,
     needs_grad,
     safe_softmax,
     sdpa,
@@ -41,6 +43,7 @@ from formers.parts.slots import BLOCK
 
 __all__ = [
     "RUNNERS",
+    "Afresh",
     "ByDistance",
     "Case",
     "Term",
@@ -91,13 +94,15 @@ def choose(case: Case) -> str:
     """The runner that is fastest for the case. The only place where this is decided."""
     if case.show is not None:
         return "dense"
-    if (case.is_causal_triangle or case.is_strict_triangle) and not case.terms:
+    if not case.terms and (case.is_causal_triangle or case.is_strict_triangle):
         return "sdpa"
     if case.terms and needs_grad(case):
         return "blocks" if _worth_blocks(case) else "dense"  # a bias with gradient would leave the fused kernels anyway
     if case.q.is_cuda and not _refusal("flex", case) and _worth_blocks(case):
         return "flex"
-    return "blocks" if _worth_blocks(case) else "sdpa"
+    if _worth_blocks(case):
+        return "blocks"
+    return "dense" if may_write_over(case) else "sdpa"
 
 
 def _refusal(name: str, case: Case) -> str | None:

@@ -21,16 +21,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from formers.axes import Hidden, Keys, Queries, Values
-from formers.parts.attend import Term
+from formers.parts.attend import Afresh, Term
 from formers.parts.attention import Attention, Project
+from formers.parts.distance_scores import Rows, distance_scores
 from formers.parts.positions import Positions
 from formers.parts.terms import distances
 
 CONTENT_TO_POSITION, POSITION_TO_CONTENT = "c2p", "p2c"
 TERMS = (CONTENT_TO_POSITION, POSITION_TO_CONTENT)
 """q_i.Kr and k_j.Qr by the names that configurations give them."""
-
-Rows = Float[Tensor, "heads rows d_head"]
 
 
 # --- distances --------------------------------------------------------------------------------------------------------
@@ -41,8 +40,12 @@ def log_bucket(relative: Int[Tensor, "*axes"], *, num_buckets: int, max_distance
 
     Edges are counted on integers once, so no rounding of a logarithm can move them.
     """
-    edges = torch.tensor(log_edges(num_buckets, max_distance), device=relative.device)
-    return torch.bucketize(relative.abs(), edges, right=True) * relative.sign()
+    return _by_edges(relative, log_edges(num_buckets, max_distance))
+
+
+def _by_edges(relative: Int[Tensor, "*axes"], edges: tuple[int, ...]) -> Int[Tensor, "*axes"]:
+    among = torch.tensor(edges, device=relative.device)
+    return torch.bucketize(relative.abs(), among, right=True) * relative.sign()
 
 
 @functools.cache
@@ -83,6 +86,7 @@ class Distances(nn.Module):
         self.reach, self.max_distance, self.dropout = reach, max_distance, dropout
         self.table = nn.Embedding(2 * reach, d_model)
         self.norm = norm
+        self.edges = None if max_distance is None else log_edges(reach, max_distance)
 
     def forward(self, told: int) -> Float[Tensor, "rows d_model"]:
         """The rows of distances -told .. told, as far as there are such."""
@@ -99,22 +103,19 @@ class Distances(nn.Module):
         """Which of the rows of `forward(told)` is that of each distance (query minus key)."""
         return self._bucket(relative).clamp(-told, min(told, self.reach - 1)) + told
 
-    def told(self, q_positions: Positions, k_positions: Positions) -> int:
-        """How far the rows must reach for these tokens: all the way where looking would make a device or a compiler wait."""
-        farthest = _farthest(q_positions, k_positions)
-        return self.reach if farthest is None else min(self.reach, int(self._bucket(torch.tensor(farthest))))
+    def told(self, farthest: int | None) -> int:
+        """How far the rows must reach for tokens so far apart at most: all the way where nobody knows."""
+        if farthest is None:
+            return self.reach
+        return min(self.reach, farthest if self.edges is None else sum(edge <= farthest for edge in self.edges))
 
     def _bucket(self, relative: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
-        if self.max_distance is None:
-            return relative
-        return log_bucket(relative, num_buckets=self.reach, max_distance=self.max_distance)
+        return relative if self.edges is None else _by_edges(relative, self.edges)
 
 
 def _farthest(q_positions: Positions, k_positions: Positions) -> int | None:
-    """The largest distance of any two of these tokens; None where only a tensor knows it that costs much to ask."""
+    """The largest distance of any two of these tokens; None where asking would make a device or a compiler wait."""
     q, k = q_positions, k_positions
-    if q.start is not None and k.start is not None:
-        return max(q.start + q.length - 1 - k.start, k.start + k.length - 1 - q.start)
     if q.index.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     apart = torch.stack([q.index.max() - k.index.min(), k.index.max() - q.index.min()])
@@ -164,12 +165,12 @@ def _by_head(x: Float[Tensor, "rows width"], d_head: int) -> Rows:
 
 
 class DisentangledScore(nn.Module):
-    """q_i.Kr[delta(i,j)] + k_j.Qr[delta(i,j)], scaled as q is. Memory: [b, h, t, max(s, rows)], never t x t x d_head.
+    """q_i.Kr[delta(i,j)] + k_j.Qr[delta(i,j)], scaled as q is. Memory: the scores, or where they are gathered [b, h, t, rows].
 
     distances  P; shared where one module is given to several terms
     maps       `OwnMaps` or `ContentMaps`
     scale      what q arrives scaled by
-    Keys and values are not grouped: every query head has a key head.
+    Keys and values are not grouped: every query head has a key head. Documents packed into a row must not see each other.
     """
 
     def __init__(self, distances: Distances, maps: OwnMaps | ContentMaps, *, scale: float) -> None:
@@ -179,29 +180,32 @@ class DisentangledScore(nn.Module):
     def prepare(self, project: nn.Module, positions: Positions) -> Term:
         prepared: dict[int, tuple[Rows | None, Rows | None]] = {}  # once a forward, however many blocks ask for it
 
-        def add(q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Float[Tensor, "b h t s"]:
-            told = self.distances.told(q_positions, k_positions)
+        def rows(told: int) -> tuple[Rows | None, Rows | None]:
             if told not in prepared:
-                prepared[told] = self.maps(project, self.distances(told))
-            keys, queries = prepared[told]
-            queries = None if queries is None else queries * self.scale
-            apart = _apart(q_positions, k_positions)
-            if apart is not None and len(apart) <= SLACK * self.distances.count(told):
-                return _by_diagonal(q, k, keys, queries, self.distances.row(apart, told))
-            row = self.distances.row(-distances(q_positions, k_positions), told)[:, None]
-            return _by_row(q, k, keys, queries, row)
+                keys, queries = self.maps(project, self.distances(told))
+                prepared[told] = keys, None if queries is None else queries * self.scale
+            return prepared[told]
 
-        return add
+        def add(q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Float[Tensor, "b h t s"]:
+            least = _least(q_positions, k_positions)
+            if least is None:
+                told = self.distances.told(_farthest(q_positions, k_positions))
+                return gathered(q, k, *rows(told), self.distances.row(-distances(q_positions, k_positions), told))
+            most = least + q_positions.length + k_positions.length - 2
+            told = self.distances.told(max(-least, most))
+            row = self.distances.row(torch.arange(least, most + 1, device=q.device), told)
+            dtype = _product_type(q)
+            keys, queries = (None if t is None else t.index_select(1, row).to(dtype) for t in rows(told))
+            return distance_scores(q.to(dtype), k.to(dtype), keys, queries)
+
+        return Afresh(add)
 
 
-SLACK = 1.25
-"""Scores are read off diagonals where that multiplies at most so many times the rows of P, and gathered elsewhere. Buckets
-that hold many distances cost more as diagonals (512 tokens, 256 buckets: 1.2 times the step) than to gather."""
-
-
-def _by_row(q: Tensor, k: Tensor, keys: Rows | None, queries: Rows | None, row: Tensor) -> Float[Tensor, "b h t s"]:
-    """Every row's score, and of these those that `row` [1 or b, 1, t, s] picks."""
-    total = None
+def gathered(
+    q: Tensor, k: Tensor, keys: Rows | None, queries: Rows | None, row: Int[Tensor, "#b t s"]
+) -> Float[Tensor, "b h t s"]:
+    """Every row's score, and of these those that `row` picks: for any distances, and the slow twin of `distance_scores`."""
+    row, total = row[:, None], None
     if keys is not None:
         scores = q @ keys.mT
         total = scores.gather(-1, row.expand(*scores.shape[:3], -1))
@@ -213,38 +217,20 @@ def _by_row(q: Tensor, k: Tensor, keys: Rows | None, queries: Rows | None, row: 
     return total
 
 
-def _by_diagonal(
-    q: Tensor, k: Tensor, keys: Rows | None, queries: Rows | None, row: Tensor
-) -> Float[Tensor, "b h t s"]:
-    """The same where distances depend on the places in the tensors alone. row [t+s-1]: of each distance, least first.
-
-    Nothing is gathered, so that no gradient is scattered.
-    """
-    t, s = q.shape[2], k.shape[2]
-    added = []
-    if keys is not None:
-        added.append(_diagonals(q @ keys[:, row.flip(0)].mT, s))
-    if queries is not None:
-        added.append(_diagonals(k @ queries[:, row].mT, t).mT)
-    return added[0] if len(added) == 1 else added[0] + added[1]
-
-
-def _diagonals(x: Float[Tensor, "b h t columns"], length: int) -> Float[Tensor, "b h t {length}"]:
-    """out[i, j] = x[i, t-1-i+j], a view: in rows that are one number shorter, what stood on a diagonal is a column."""
-    t, columns = x.shape[-2:]
-    if t == 1:
-        return x[..., :length]
-    shorter = x.flatten(-2).narrow(-1, t - 1, t * (columns - 1))
-    return shorter.unflatten(-1, (t, columns - 1)).narrow(-1, 0, length)
-
-
-def _apart(q_positions: Positions, k_positions: Positions) -> Int[Tensor, " distances"] | None:
-    """All distances, least first, where both begin at a known place; else None."""
+def _least(q_positions: Positions, k_positions: Positions) -> int | None:
+    """The distance of the first query and the last key, where any two tokens that may see each other are as far apart as their
+    places in the tensors; None where they are not, or that is not known."""
     q, k = q_positions, k_positions
-    if q.start is None or k.start is None:
-        return None
-    first = q.start - k.start - (k.length - 1)
-    return torch.arange(first, first + q.length + k.length - 1, device=q.index.device)
+    if q.start is not None and k.start is not None:
+        return q.start - (k.start + k.length - 1)
+    return 1 - k.length if q is k and q.in_runs else None
+
+
+def _product_type(q: Tensor) -> torch.dtype:
+    """What a product with q is computed in."""
+    kind = q.device.type
+    narrow = torch.is_autocast_enabled(kind) and q.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if narrow else q.dtype
 
 
 # --- attention --------------------------------------------------------------------------------------------------------

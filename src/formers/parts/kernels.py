@@ -35,6 +35,16 @@ class ByDistance:
 
 
 @dataclass(frozen=True)
+class Afresh:
+    """A term that gives a tensor of its own, [batch, heads, queries, keys], at every call: whoever asked may write over it."""
+
+    add: Term
+
+    def __call__(self, q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor:
+        return self.add(q, k, q_positions, k_positions)
+
+
+@dataclass(frozen=True)
 class Case:
     """All that a runner needs. q [b, h, t, d] scaled; k, v [b, g, s, d] with g dividing h (grouped heads)."""
 
@@ -96,6 +106,8 @@ def needs_grad(case: Case) -> bool:
 
 def dense(case: Case, visible: Tensor | None = None) -> Tensor:
     """softmax(q k^T + terms) v, written out. Softmax in at least float32. `visible`: where it is known already."""
+    if may_write_over(case):
+        return _written_over(case, visible)
     k, v = expand_groups(case.k, case.q), expand_groups(case.v, case.q)
     scores = case.q @ k.transpose(-1, -2)
     bias = case.bias()
@@ -109,6 +121,30 @@ def dense(case: Case, visible: Tensor | None = None) -> Tensor:
     # set to 0 here, not in the pattern: a backward pass then keeps one tensor of that size, not two
     out = _weighed(case, _even_if_blind(scores, visible), v)
     return out.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+
+
+def may_write_over(case: Case) -> bool:
+    """Whether everything may be made in the tensor that the term gives: no backward pass and nobody else reads it."""
+    if len(case.terms) != 1 or not isinstance(case.terms[0], Afresh) or torch.is_grad_enabled():
+        return False
+    alike = case.q.dtype == case.k.dtype == case.v.dtype and case.k.shape[1] == case.q.shape[1]
+    return alike and case.show is None and not case.dropout and not torch.compiler.is_compiling()
+
+
+def _written_over(case: Case, visible: Tensor | None) -> Tensor:
+    """Scores, then the pattern, in place of the term; a row of the batch at a time, since its heads need no copy of q, k, v."""
+    scores, out = case.bias(), case.v.new_empty(*case.q.shape[:3], case.v.shape[3])
+    assert scores is not None
+    if visible is None and case.sees is not Block.ALL:
+        visible = case.visible()
+    hidden = None if visible is None else (~visible).expand(len(out), -1, -1, -1)
+    for row, pattern in enumerate(scores):
+        pattern.baddbmm_(case.q[row], case.k[row].mT)
+        if hidden is not None:
+            pattern.masked_fill_(hidden[row], torch.finfo(pattern.dtype).min)
+        torch.softmax(pattern, -1, out=pattern)  # in float32 within, whatever the type
+        torch.bmm(pattern, case.v[row], out=out[row])
+    return out if visible is None else out.masked_fill_(~visible.any(-1, keepdim=True), 0.0)
 
 
 def _weighed(case: Case, pattern: Tensor, v: Values) -> Tensor:
@@ -147,7 +183,8 @@ def expand_groups(kv: Tensor, q: Tensor) -> Tensor:
 def sdpa(case: Case) -> Tensor:
     """torch's fused kernels; no mask is built where positions alone say that none, or a triangle, is needed."""
     if case.terms:
-        return kernel_with_bias(case, case.visible())
+        bias = case.bias() if case.sees is Block.ALL else None
+        return kernel_with_bias(case, case.visible()) if bias is None else kernel(case, bias.to(case.q.dtype))
     if case.is_causal_triangle and case.q.shape[2] > 1:
         return kernel(case, is_causal=True)
     if case.is_strict_triangle:
