@@ -90,3 +90,16 @@ def test_autocast_reaches_the_steps():
         stepper = stepper_of(model, 1, 8)
         assert not any(isinstance(m, FewRows) for m in stepper.modules())
         assert stepper(torch.tensor([[5]])).logits.dtype == torch.bfloat16
+
+
+def test_only_what_steps_is_packed():
+    """The encoder of an encoder-decoder reads its source once, before any step."""
+    model = build("t5", preset="nano", init_factor=3.0).eval()
+    stepper = stepper_of(model, 3, 64, pack=True)
+    state = model.init_state(3, 64, source=torch.ones(3, 5, dtype=torch.long))
+    with torch.inference_mode():
+        stepper(torch.tensor([[5]] * 3), state=state)
+    packed = {name: m._layout is not None for name, m in stepper.named_modules() if isinstance(m, FewRows)}
+    assert {name for name, done in packed.items() if not done} == {
+        name for name in packed if name.startswith("encoder.") or name.endswith(".source")
+    }

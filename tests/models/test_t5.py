@@ -10,6 +10,7 @@ from torch import Tensor
 
 import formers
 from formers.errors import ConfigError, StateError
+from formers.parts import terms
 from formers.parts.positions import Positions
 from formers.parts.sources import Source
 from formers.parts.taps import listen
@@ -202,3 +203,29 @@ def test_as_many_sources_as_rows(model: Any) -> None:
 def test_settings_that_cannot_be_are_named(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         formers.build("t5", preset="nano", **changes)
+
+
+def test_a_table_of_distances_is_read_once_a_stack_and_anew_at_every_call(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    read = terms._chosen
+    monkeypatch.setattr(terms, "_chosen", lambda *given: reads.append(1) or read(*given))
+    text, source, positions = ids(2, 9), ids(2, 5, 1), Positions.whole(9)
+    layer_by_layer = model(text, source=source, positions=positions).logits
+    assert len(reads) == 5
+    with torch.no_grad():
+        once = model(text, source=source, positions=positions).logits
+        assert len(reads) == 5 + 2
+        assert (once - layer_by_layer).abs().max() <= TOLERANCE
+        model.trunk.blocks[0]["attention"].score.terms[0].table.weight.data += 1.0 - torch.eye(10, 3).double()
+        changed = model(text, source=source, positions=positions).logits
+    assert (changed - model(text, source=source, positions=positions).logits).abs().max() <= TOLERANCE
+    assert not torch.allclose(changed, once)
+
+
+@torch.no_grad()
+def test_a_state_holds_the_keys_of_each_head_in_one_piece(model: Any) -> None:
+    state = model.init_state(3, 4, source=SOURCES["of three lengths"])
+    held = [block[1] for block in state.nodes]
+    assert all(node.keys.is_contiguous() and node.values.is_contiguous() for node in held)

@@ -39,8 +39,7 @@ class FewRows(nn.Module):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self._onednn = _suits_onednn(linear.weight)
-        pack = pack and self._onednn
-        self._layout = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach()) if pack else linear.weight
+        self._layout: Tensor | None = None if pack and self._onednn else linear.weight  # packed when it is first needed
 
     def forward(self, x: Tensor) -> Tensor:
         *batch, width = x.shape
@@ -48,6 +47,8 @@ class FewRows(nn.Module):
             row = x.reshape(width)
             y = torch.mv(self.weight, row) if self.bias is None else torch.addmv(self.bias, self.weight, row)
         elif self._onednn and x.numel() <= MOST_ROWS * width:
+            if self._layout is None:
+                self._layout = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
             y = torch.ops.mkldnn._linear_pointwise(x, self._layout, self.bias, "none", [], "")
         else:
             y = F.linear(x, self.weight, self.bias)

@@ -318,7 +318,20 @@ def shifted(ids: Ids, start_token: int) -> Ids:
     return torch.cat([torch.full_like(ids[:, :1], start_token), ids[:, :-1]], 1)
 
 
-def stack(config: T5Config, num_layers: int, *, decoder: bool) -> PreNorm:
+class Stack(PreNorm):
+    """An encoder or a decoder: one table of distances serves its layers. Without gradients it is read once a forward."""
+
+    def forward(
+        self, x: Hidden, positions: Positions, state: Tree | None = None, source: Any = None
+    ) -> tuple[Hidden, Tree | None]:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():  # each layer then has a gradient of its own
+            return super().forward(x, positions, state, source)
+        bias: Any = self.blocks[0]["attention"].score.terms[0]  # type: ignore[index]
+        with bias.shared(positions):
+            return super().forward(x, positions, state, source)
+
+
+def stack(config: T5Config, num_layers: int, *, decoder: bool) -> Stack:
     """An encoder or a decoder, with one table of distances for all of its layers."""
     bias = T5Bias(
         config.num_heads,
@@ -332,7 +345,7 @@ def stack(config: T5Config, num_layers: int, *, decoder: bool) -> PreNorm:
         if decoder:
             block["cross"] = cross_attention(config)
         blocks.append(block | {"feed_forward": feed_forward(config)})
-    return PreNorm(blocks, lambda: RMSNorm(config.d_model, config.eps), dropout=config.dropout)
+    return Stack(blocks, lambda: RMSNorm(config.d_model, config.eps), dropout=config.dropout)
 
 
 def attention(config: T5Config, bias: T5Bias, *, decoder: bool) -> Attention:

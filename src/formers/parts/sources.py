@@ -141,11 +141,14 @@ class CrossAttention(Attention):
     project: CrossProject
 
     def read_source(self, source: Encoded, **kind: Any) -> SourceKeys:
-        """Keys and values of a source, made once. kind: their dtype and device."""
+        """Keys and values of a source, made once. kind: their dtype and device, where a state is to hold them: then each head's
+        stand in one piece, since every token to come reads them all."""
         k, v = self.project.keys(source.hidden)
+        if kind:
+            k, v = k.to(**kind).contiguous(), v.to(**kind).contiguous()
         p = source.positions.rows(k.shape[0])
         document = None if p.document is None else p.document.contiguous()
-        return SourceKeys(k.to(**kind), v.to(**kind), p.index.contiguous(), document, p.start == 0)
+        return SourceKeys(k, v, p.index.contiguous(), document, p.start == 0)
 
     def forward(  # type: ignore[override]
         self, x: Hidden, positions: Positions, state: SourceKeys | None = None, source: Encoded | None = None

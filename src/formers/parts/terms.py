@@ -6,8 +6,11 @@ positions, which adds; so tables are read once, and the same term serves whole t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -83,8 +86,28 @@ class T5Bias(nn.Module):
         bucket = t5_bucket(relative, num_buckets=num_buckets, max_distance=max_distance, bidirectional=bidirectional)
         self.buckets = tuple(bucket.tolist())
         self.table = nn.Embedding(num_buckets, num_heads)
+        self._shared: _Shared | None = None
+
+    @contextlib.contextmanager
+    def shared(self, positions: Positions) -> Iterator[None]:
+        """Within, all layers that ask for these positions are given one term, which reads the table once."""
+        self.__dict__["_shared"] = _Shared(
+            positions
+        )  # nn.Module's own way to set an attribute takes twenty times as long
+        try:
+            yield
+        finally:
+            self.__dict__["_shared"] = None
 
     def prepare(self, project: nn.Module, positions: Positions) -> Term:
+        shared = self._shared
+        if shared is None or shared.positions is not positions:
+            return ByDistance(self._term())
+        if shared.term is None:
+            shared.term = ByDistance(_once(self._term()))
+        return shared.term
+
+    def _term(self) -> Term:
         weight = self.table.weight if self.scale == 1 else self.table.weight * self.scale
 
         by_distance = weight[torch.tensor(self.buckets, device=weight.device)]
@@ -92,7 +115,27 @@ class T5Bias(nn.Module):
         def add(q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor:
             return _chosen(by_distance, distances(q_positions, k_positions).clamp(-self.past, self.future) + self.past)
 
-        return ByDistance(add)
+        return add
+
+
+@dataclass
+class _Shared:
+    """A term for the layers of one forward, and the positions by which they are known."""
+
+    positions: Positions
+    term: Term | None = None
+
+
+def _once(term: Term) -> Term:
+    """The same for positions that do not change from layer to layer, computed for the first of them. It reads no q and k."""
+    known: list[tuple[Positions, Positions, Tensor]] = []
+
+    def add(q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor:
+        if not known or known[0][0] is not q_positions or known[0][1] is not k_positions:
+            known[:] = [(q_positions, k_positions, term(q, k, q_positions, k_positions))]
+        return known[0][2]
+
+    return add
 
 
 def _chosen(table: Float[Tensor, "places heads"], place: Int[Tensor, "b t s"]) -> Float[Tensor, "b heads t s"]:
