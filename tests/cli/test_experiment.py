@@ -71,3 +71,21 @@ def test_memory_trains_the_contestants_and_prints_the_verdicts(
     assert json.loads((Path("contest") / "memory.json").read_text())["contestants"].keys() >= {"plain", "late"}
     assert (Path("contest") / "memory.svg").is_file()
     assert "does not exist" in formers.refuses("experiment", "memory", "--data", "nowhere")
+
+
+def test_grid_prints_every_combination_and_what_it_costs(formers: Formers, run: Path) -> None:
+    formers("graft", run, "--layers", "-1", "--size", "50", "--segment", "16", "--out", "remembering")
+    asked = ["experiment", "grid", "remembering", "--data", shards_of(run), "--longer-than", 20, "--documents", 2]
+    vary = ["--vary", "neighbours=1,8", "memory-size=0,20"]
+    found = formers(*asked, *vary, "--out", "grid", "--json")
+    assert found.code == 0, found.err
+    assert [cell["settings"] for cell in found.json["cells"]] == [
+        {"neighbours": n, "memory_size": size} for n in (1, 8) for size in (0, 20)
+    ]
+    assert (Path("grid") / "grid.json").is_file()
+    assert (Path("grid") / "grid.svg").is_file()
+    assert "Change from the first" in formers(*asked, *vary, "--out", "grid").out
+    assert "no --vary" in formers.refuses(*asked)
+    assert "two values or more" in formers.refuses(*asked, "--vary", "neighbours=1")
+    assert "unknown" in formers.refuses(*asked, "--vary", "neighbors=1,2")
+    assert "NAME=VALUE" in formers.refuses(*asked, "--vary", "neighbours")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import formers
 from formers.data import Shards, build, open_shards
 from formers.errors import ConfigError
 from formers.experiments import contest, worth
@@ -106,3 +107,11 @@ def test_verdicts_say_what_the_rows_show() -> None:
 def test_sizes_that_make_no_contest_are_refused() -> None:
     with pytest.raises(ConfigError, match="late_share"):
         worth.WorthSettings(steps=0, late_share=0)
+
+
+def test_a_look_up_is_counted_once_and_forward_alone() -> None:
+    """Of 2,000 entries more: 2 operations for each number of a key, no backward."""
+    found = [
+        contest.costs(formers.build("memorizing", preset="nano", memory_size=size), length=64) for size in (0, 2000)
+    ]
+    assert found[1]["operations"] - found[0]["operations"] == 2 * 64 * 2000

@@ -52,7 +52,9 @@ _ALL = (
     Verb("convert", "SRC DST", "load a model and write it as a Hugging Face folder", WORK),
     Verb("push", "FOLDER REPO", "a model and its card, made from the run's own record, to the Hugging Face hub", WORK),
     Verb("graft", "RUN --out DIR", "give a trained decoder a memory that changes nothing until it is trained", WORK),
-    Verb("memorise", "RUN FILE... --out DIR", "read texts once, for every prompt of a model with a memory to find", WORK),
+    Verb(
+        "memorise", "RUN FILE... --out DIR", "read texts once, for every prompt of a model with a memory to find", WORK
+    ),
     Verb(
         "plan",
         "RECIPE | RUN",
@@ -75,6 +77,12 @@ _ALL = (
     Verb("models", "", "the architectures and their presets", LOOK),
     Verb("crossover", "", "time and memory of each mechanism against length, and where it beats full attention", LOOK),
     Verb("experiment recall", "", "pairs asked for far beyond the window, with a memory and without", TRY),
+    Verb(
+        "experiment grid",
+        "RUN --vary A=1,2 B=3,4",
+        "settings of one trained model in every combination: loss, work, time, bytes",
+        TRY,
+    ),
     Verb("experiment memory-size", "RUN", "one model's loss on whole documents, against the size of its memory", TRY),
     Verb(
         "experiment memory",

@@ -7,6 +7,7 @@ or killed, goes on where it was.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from formers.experiments.run import Run, changed_since
 from formers.files import plain
 from formers.hub import save, targets, user_code
 from formers.inspection.anatomy import cost
+from formers.parts.recollection import MemoryNode
+from formers.parts.states import State
 from formers.recipes import Recipe, with_vocabulary
 from formers.training.precision import choose_device
 
@@ -282,8 +285,16 @@ def costs(model: Any, length: int) -> dict[str, int]:
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "state_bytes": state.nbytes,
-        "operations": _training(model, ids[:, :length], state=state) + looked_up,
+        "operations": _training(model, ids[:, :length], state=_without_entries(state)) + looked_up,
     }
+
+
+def _without_entries(state: State) -> State:
+    """The same caches, and memories in which there is nothing to look up: look-ups are counted by themselves, forward alone."""
+    for node in itertools.chain(*state.nodes):
+        if isinstance(node, MemoryNode):
+            node.memory = node.memory.reset(torch.ones_like(node.memory.written, dtype=torch.bool))
+    return state
 
 
 def operations(model: Any, length: int, *, carried: bool) -> int:

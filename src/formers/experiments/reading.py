@@ -77,7 +77,7 @@ class Scores:
 
     def missing(self, documents: Sequence[int], of: Mapping[str, Any], made: Mapping[str, Any]) -> list[int]:
         """The documents that this reader has no row of."""
-        mine = [row for row in self.rows if all(row[name] == value for name, value in of.items())]
+        mine = [row for row in self.rows if all(row.get(name) == value for name, value in of.items())]
         stale = [id(row) for row in mine if any(row.get(name, value) != value for name, value in made.items())]
         self.rows = [row for row in self.rows if id(row) not in stale]
         done = {row["document"] for row in mine if id(row) not in stale}
