@@ -53,7 +53,7 @@ from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PostNorm, shared
-from formers.weights import Ignore, Rule, Table, Tie, both
+from formers.weights import Ignore, Table, both
 
 
 @dataclass(frozen=True)
@@ -273,8 +273,10 @@ def names(config: ALBERTConfig) -> EncoderNames:
         bare="pooler",
         block=BLOCK,
         layers=[f"encoder.albert_layer_groups.{group}.albert_layers.{inner}" for group, inner in blocks],
-        outputs={"masked_token": "predictions", "span": "qa_outputs"}
-        | dict.fromkeys(("sequence", "choice", "token"), "classifier"),
+        tokens=TOKENS,
+        pooler="albert.pooler",
+        pair="sop_classifier.classifier",
+        outputs={"masked_token": "predictions"},
         repeats=True,
     )
 
@@ -283,21 +285,7 @@ def weights(config: ALBERTConfig) -> Table:
     """Our tensors and those of the class of transformers that has this head."""
     theirs, head = names(config), config.head
     rules = theirs.body_rules(head, config.d_model) + both("widen", theirs.prefix(head) + WIDEN)
-    return theirs.table(head, rules, *head_weights(head), ignored(head))
-
-
-def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
-    """Rules and ties of a head's tensors."""
-    pooler = "albert.pooler"
-    if head == "masked_token":
-        return TOKENS.rules("head"), TOKENS.ties("head")
-    if head == "pretraining":
-        pair = both("head.pair.pool.linear", pooler) + both("head.pair.linear", "sop_classifier.classifier")
-        return TOKENS.rules("head.tokens") + pair, TOKENS.ties("head.tokens")
-    if head in ("sequence", "choice"):
-        return both("head.pool.linear", pooler) + both("head.linear", "classifier"), ()
-    theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler"}
-    return (both("head.linear", theirs[head]) if head in theirs else []), ()
+    return theirs.table(head, rules, *theirs.head_rules(head), ignored(head))
 
 
 def ignored(head: str) -> list[Ignore]:

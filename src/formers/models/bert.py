@@ -49,7 +49,7 @@ from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PostNorm
-from formers.weights import Ignore, Rule, Table, Tie, both
+from formers.weights import Ignore, Table
 
 
 @dataclass(frozen=True)
@@ -210,37 +210,17 @@ def names(config: BERTConfig) -> EncoderNames:
         bare="pooler",
         block=BLOCK,
         layers=[f"encoder.layer.{i}" for i in range(config.num_layers)],
-        outputs={
-            "masked_token": "cls",
-            "pair": "cls",
-            "sequence": "classifier",
-            "choice": "classifier",
-            "token": "classifier",
-            "span": "qa_outputs",
-        },
+        tokens=TOKENS,
+        pooler="bert.pooler.dense",
+        pair="cls.seq_relationship",
+        outputs={"masked_token": "cls", "pair": "cls"},
     )
 
 
 def weights(config: BERTConfig) -> Table:
     """Our tensors and those of the class of transformers that has this head."""
     theirs, head = names(config), config.head
-    return theirs.table(head, theirs.body_rules(head, config.d_model), *head_weights(head), ignored(head))
-
-
-def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
-    """Rules and ties of a head's tensors."""
-    pooler = "bert.pooler.dense"
-    if head == "masked_token":
-        return TOKENS.rules("head"), TOKENS.ties("head")
-    if head == "pretraining":
-        pair = both("head.pair.pool.linear", pooler) + both("head.pair.linear", "cls.seq_relationship")
-        return TOKENS.rules("head.tokens") + pair, TOKENS.ties("head.tokens")
-    if head == "pair":
-        return both("head.pool.linear", pooler) + both("head.linear", "cls.seq_relationship"), ()
-    if head in ("sequence", "choice"):
-        return both("head.pool.linear", pooler) + both("head.linear", "classifier"), ()
-    theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler.dense"}
-    return (both("head.linear", theirs[head]) if head in theirs else []), ()
+    return theirs.table(head, theirs.body_rules(head, config.d_model), *theirs.head_rules(head), ignored(head))
 
 
 def ignored(head: str) -> list[Ignore]:

@@ -47,7 +47,7 @@ from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PostNorm
-from formers.weights import Ignore, Rule, Table, Tie, both
+from formers.weights import Ignore, Table
 
 EPS = 1e-12
 """Of every norm; it is no setting of theirs."""
@@ -174,13 +174,9 @@ def names(config: DistilBERTConfig) -> EncoderNames:
         block=BLOCK,
         layers=[f"transformer.layer.{i}" for i in range(config.num_layers)],
         tables=("tokens", "places.table"),
-        outputs={
-            "masked_token": "vocab_projector",
-            "sequence": "classifier",
-            "choice": "classifier",
-            "token": "classifier",
-            "span": "qa_outputs",
-        },
+        tokens=TOKENS,
+        pooler="pre_classifier",
+        outputs={"masked_token": "vocab_projector"},
     )
 
 
@@ -189,17 +185,7 @@ def weights(config: DistilBERTConfig) -> Table:
     theirs, head = names(config), config.head
     kept = Ignore("vocab_*", "the head of pretraining, which files of pretrained bodies keep")
     ignored = [] if head == "masked_token" else [kept]
-    return theirs.table(head, theirs.body_rules(head, config.d_model), *head_weights(head), ignored)
-
-
-def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
-    """Rules and ties of a head's tensors."""
-    if head == "masked_token":
-        return TOKENS.rules("head"), TOKENS.ties("head")
-    if head in ("sequence", "choice"):
-        return both("head.pool.linear", "pre_classifier") + both("head.linear", "classifier"), ()
-    theirs = {"token": "classifier", "span": "qa_outputs"}
-    return both("head.linear", theirs[head]) if head in theirs else [], ()
+    return theirs.table(head, theirs.body_rules(head, config.d_model), *theirs.head_rules(head), ignored)
 
 
 def activations(config: DistilBERTConfig) -> list[tuple[str, str]]:

@@ -60,7 +60,7 @@ from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
 from formers.parts.states import Tree
 from formers.parts.trunk import PostNorm
-from formers.weights import Fuse, Ignore, Rule, Table, Tie, both
+from formers.weights import Fuse, Ignore, Table, both
 
 
 @dataclass(frozen=True)
@@ -327,13 +327,9 @@ def names(config: LongformerConfig) -> EncoderNames:
         bare="pooler",
         block=BLOCK,
         layers=[f"encoder.layer.{i}" for i in range(config.num_layers)],
-        outputs={
-            "masked_token": "lm_head",
-            "sequence": "classifier",
-            "choice": "classifier",
-            "token": "classifier",
-            "span": "qa_outputs",
-        },
+        tokens=TOKENS,
+        pooler="longformer.pooler.dense",
+        outputs={"masked_token": "lm_head"},
     )
 
 
@@ -346,19 +342,10 @@ def weights(config: LongformerConfig) -> Table:
             parts = [f"{theirs.prefix(head)}{layer}.{part}_global.{kind}" for part in BLOCK.project]
             ours = f"trunk.blocks.{i}.attention.project_global.linear.{kind}"
             rules.append(Fuse(ours, tuple(parts), (config.d_model,) * 3))
-    return theirs.table(head, rules, *head_weights(head), ignored(head))
-
-
-def head_weights(head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
-    """Rules and ties of a head's tensors."""
-    if head == "masked_token":
-        return TOKENS.rules("head"), TOKENS.ties("head")
-    if head == "sequence":
-        return both("head.pool.linear", "classifier.dense") + both("head.linear", "classifier.out_proj"), ()
-    if head == "choice":
-        return both("head.pool.linear", "longformer.pooler.dense") + both("head.linear", "classifier"), ()
-    theirs = {"token": "classifier", "span": "qa_outputs", "pooler": "pooler.dense"}
-    return (both("head.linear", theirs[head]) if head in theirs else []), ()
+    of_head, ties = theirs.head_rules(head)
+    if head == "sequence":  # it has a pooler of its own
+        of_head = both("head.pool.linear", "classifier.dense") + both("head.linear", "classifier.out_proj")
+    return theirs.table(head, rules, of_head, ties, ignored(head))
 
 
 def ignored(head: str) -> list[Ignore]:

@@ -10,7 +10,7 @@ from formers.config import ACTIVATION_NAMES, ForeignHeads
 from formers.parts.disentangled import TERMS
 from formers.parts.disentangled_encoder import decodes
 from formers.parts.naming import BlockNames, EncoderNames, MaskedTokenNames
-from formers.weights import Ignore, Rename, Rule, Table, Tie, both
+from formers.weights import Ignore, Rename, Rule, Table, Tie
 
 TERM = "attention.score.terms.0"
 """The score term of a block."""
@@ -26,7 +26,6 @@ AUTHORS = MaskedTokenNames(
     bias="lm_predictions.lm_head.bias",
     decoder="lm_predictions.lm_head.decoder",
 )
-OUTPUTS = {"sequence": "classifier", "choice": "classifier", "token": "classifier", "span": "qa_outputs"}
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -43,9 +42,16 @@ def names(config: Any, project: tuple[str, ...] = ()) -> EncoderNames:
         feed_forward_norm="output.LayerNorm",
     )
     tables = ["tokens", *["places.table"] * config.position_input, *["types"] * (config.num_types > 0)]
-    masked = {"masked_token": "cls" if config.legacy else "lm_predictions"}
-    layers = [f"encoder.layer.{i}" for i in range(config.num_layers)]
-    return EncoderNames("deberta.", "none", block, layers, tables, OUTPUTS | masked)
+    return EncoderNames(
+        body="deberta.",
+        bare="none",
+        block=block,
+        layers=[f"encoder.layer.{i}" for i in range(config.num_layers)],
+        tables=tables,
+        tokens=LEGACY if config.legacy else AUTHORS,
+        pooler="pooler.dense",
+        outputs={"masked_token": "cls" if config.legacy else "lm_predictions"},
+    )
 
 
 def table(config: Any, theirs: EncoderNames, of_version: Sequence[Rule], shared: Mapping[str, str]) -> Table:
@@ -58,22 +64,13 @@ def table(config: Any, theirs: EncoderNames, of_version: Sequence[Rule], shared:
     rules = [*theirs.body_rules(head, config.d_model), *of_version]
     if decodes(config):
         rules.append(Rename("trunk.places.table.weight", f"{prefix}embeddings.position_embeddings.weight"))
-    of_head, ties = head_weights(config)
+    of_head, of_tokens = theirs.head_rules(head)
+    ties = list(of_tokens)
     for our, their in shared.items() if config.score_terms else ():
         first, *others = (f"trunk.blocks.{i}.{TERM}.{our}" for i in range(config.num_layers))
         rules.append(Rename(first, prefix + their))
         ties += [Tie(other, first, prefix + their) for other in others]
     return theirs.table(head, rules, of_head, ties, ignored(config))
-
-
-def head_weights(config: Any) -> tuple[list[Rule], list[Tie]]:
-    """Rules and ties of the head's tensors."""
-    if config.head == "masked_token":
-        tokens = LEGACY if config.legacy else AUTHORS
-        return tokens.rules("head"), list(tokens.ties("head"))
-    if config.head in ("sequence", "choice"):
-        return both("head.pool.linear", "pooler.dense") + both("head.linear", "classifier"), []
-    return both("head.linear", OUTPUTS[config.head]) if config.head in OUTPUTS else [], []
 
 
 def ignored(config: Any) -> list[Ignore]:

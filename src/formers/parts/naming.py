@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from formers.weights import Fuse, Ignore, Rename, Rule, Table, Tie, both
 
+LABELS = {"sequence": "classifier", "choice": "classifier", "token": "classifier", "span": "qa_outputs"}
+"""Our heads that label -> their map to the labels, which all encoders call alike."""
 OLD_NORMS = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 """How the tensors of norms end in files of TensorFlow's time, and today."""
 EMBEDDINGS = {"tokens": "word_embeddings", "places.table": "position_embeddings", "types": "token_type_embeddings"}
@@ -57,8 +59,11 @@ class EncoderNames:
     bare     our head that stands for that class
     block    names within a block
     layers   their blocks in our order, by their names within the body
+    tokens   names within the head for masked tokens
+    pooler   their map of a row's first token, with `body` before it where it is the body's
     tables   which of EMBEDDINGS there are
-    outputs  our head -> their module that gives its logits
+    pair     their map to the labels of a pair, of heads that were pretrained on pairs
+    outputs  our head -> their module that gives its logits, where LABELS does not say it
     repeats  whether blocks are applied several times, so that the stream behind each is not theirs behind a block
     """
 
@@ -66,7 +71,10 @@ class EncoderNames:
     bare: str
     block: BlockNames
     layers: Sequence[str]
+    tokens: MaskedTokenNames
+    pooler: str
     tables: Sequence[str] = tuple(EMBEDDINGS)
+    pair: str = ""
     outputs: Mapping[str, str] = field(default_factory=dict)
     repeats: bool = False
 
@@ -83,6 +91,21 @@ class EncoderNames:
         for i, layer in enumerate(self.layers):
             rules += self.block.rules(i, prefix + layer, d_model)
         return rules
+
+    def head_rules(self, head: str) -> tuple[list[Rule], tuple[Tie, ...]]:
+        """Rules and ties of a head's tensors."""
+        if head == "masked_token":
+            return self.tokens.rules("head"), self.tokens.ties("head")
+        if head == "pretraining":
+            pair = self._of_row("head.pair", self.pair)
+            return self.tokens.rules("head.tokens") + pair, self.tokens.ties("head.tokens")
+        if head in ("pair", "sequence", "choice"):
+            return self._of_row("head", LABELS.get(head, self.pair)), ()
+        theirs = {**LABELS, "pooler": self.pooler.removeprefix(self.body)}
+        return both("head.linear", theirs[head]) if head in theirs else [], ()
+
+    def _of_row(self, ours: str, labels: str) -> list[Rule]:
+        return both(f"{ours}.pool.linear", self.pooler) + both(f"{ours}.linear", labels)
 
     def table(
         self, head: str, rules: Iterable[Rule], of_head: Sequence[Rule], ties: Sequence[Tie], ignored: Iterable[Ignore]
@@ -111,7 +134,8 @@ class EncoderNames:
         for i, layer in enumerate(self.layers):
             pairs += self.block.pairs(i, prefix + layer)
             pairs += [] if self.repeats else [(f"trunk.stream.{i}", prefix + layer)]
-        return [*pairs, ("head", self.outputs[head])] if head in self.outputs else pairs
+        outputs = {**LABELS, **self.outputs}
+        return [*pairs, ("head", outputs[head])] if head in outputs else pairs
 
 
 @dataclass(frozen=True)
