@@ -4,6 +4,7 @@ One meaning, several runners, and this file is the one place that chooses among 
 
     dense       the slow twin and the reference; also the one that shows its pattern
     sdpa        torch's fused kernels
+    biased      the same under score terms that depend on distances alone, with their gradients, and the pattern never held
     blocks      in blocks of queries and keys, skipping what the mask hides: linear in length for a window, with gradients
     flex        FlexAttention, for sparse masks on a GPU
     factorised  the Sparse Transformer's sets by reshaping; chosen by its attention (factorised_attention.py), which knows them
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from formers.axes import Keys, Queries, Values
 from formers.errors import ConfigError, suggest
+from formers.parts.biased import biased_attention
 from formers.parts.blocks import blocks, plan_blocks, refusal, run_blocks, share
 from formers.parts.extent import tells_heads_apart
 from formers.parts.factorised import factorised
@@ -38,7 +40,7 @@ from formers.parts.kernels import (
     softmax,
 )
 from formers.parts.masks import Mask
-from formers.parts.positions import Place, Positions
+from formers.parts.positions import Place, Positions, in_step
 from formers.parts.slots import BLOCK
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "Case",
     "Term",
     "attend",
+    "biased",
     "blocks",
     "choose",
     "dense",
@@ -96,6 +99,8 @@ def choose(case: Case) -> str:
         return "dense"
     if not case.terms and (case.is_causal_triangle or case.is_strict_triangle):
         return "sdpa"
+    if case.terms and case.q.device.type == "cpu" and case.q.shape[2] > 1 and not _refusal("biased", case):
+        return "blocks" if _worth_blocks(case) else "biased"
     if case.terms and needs_grad(case):
         return "blocks" if _worth_blocks(case) else "dense"  # a bias with gradient would leave the fused kernels anyway
     if case.q.is_cuda and not _refusal("flex", case) and _worth_blocks(case):
@@ -113,6 +118,10 @@ def _refusal(name: str, case: Case) -> str | None:
         return refusal(case)
     if name == "factorised":
         return refusal_of_factorised(case)
+    if name == "biased" and case.dropout:
+        return "attention dropout is not implemented there"
+    if name == "biased" and (in_step(case.q_positions, case.k_positions) is None or not case.in_lines):
+        return "it wants score terms of distances alone, and distances that follow from the places of tokens"
     if name == "flex" and (case.terms or case.dropout or tells_heads_apart(case.mask)):
         return "score terms, attention dropout and masks of each head are not implemented there"
     if name == "flex" and not case.q.is_cuda and needs_grad(case):
@@ -125,6 +134,17 @@ def _worth_blocks(case: Case) -> bool:
     if case.q.shape[2] < 4 * BLOCK or case.show is not None or refusal(case, look=False):
         return False
     return 2 * share(case) <= 1 and refusal(case) is None
+
+
+# --- biased ---------------------------------------------------------------------------------------------------------
+
+
+def biased(case: Case) -> Tensor:
+    """One operator, forward and backward (`biased.py`)."""
+    line = case.line()
+    assert line is not None
+    k, v = expand_groups(case.k, case.q), expand_groups(case.v, case.q)
+    return biased_attention(case.q, k, v, line, case.visible())
 
 
 # --- flex -----------------------------------------------------------------------------------------------------------
@@ -161,5 +181,5 @@ def _scalar_places(positions: Positions, batch: int) -> Callable[[Tensor, Tensor
 
 
 RUNNERS: dict[str, Callable[[Case], Tensor]] = {
-    "dense": dense, "sdpa": sdpa, "blocks": blocks, "flex": flex, "factorised": factorised,
+    "dense": dense, "sdpa": sdpa, "biased": biased, "blocks": blocks, "flex": flex, "factorised": factorised,
 }  # fmt: skip

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from formers.axes import Keys, Queries, Scores, Values
 from formers.parts.masks import And, Block, Causal, Mask, SameDocument, Span, StrictlyPast
-from formers.parts.positions import Layout, Positions
+from formers.parts.positions import Layout, Positions, in_step
 
 Term: TypeAlias = Callable[[Tensor, Tensor, Positions, Positions], Tensor]
 """A score term, ready for one forward: (q, k, q_positions, k_positions) -> what it adds to the scaled logits.
@@ -26,9 +27,13 @@ q [batch, heads, queries, d_head] arrives scaled; the result is [1 or batch, hea
 
 @dataclass(frozen=True)
 class ByDistance:
-    """A term that reads nothing but the distances of indices: blocks that stand to their keys alike are given it once."""
+    """A term that reads nothing but the distances of indices: blocks that stand to their keys alike are given it once.
+
+    line  distances (key minus query) [n] -> [heads, n]: the same where distances follow from places; None: not known
+    """
 
     add: Term
+    line: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor:
         return self.add(q, k, q_positions, k_positions)
@@ -94,6 +99,22 @@ class Case:
             added = term(self.q, self.k, self.q_positions, self.k_positions)
             total = added if total is None else total + added
         return total
+
+    def line(self) -> Tensor | None:
+        """The terms [h, t + s - 1] by the distance of a key from a query, the most negative first; None where one reads more
+        than distances, or these do not follow from places."""
+        behind = in_step(self.q_positions, self.k_positions)
+        if behind is None or not self.in_lines:
+            return None
+        first = 1 - self.q.shape[2] - behind  # of the last query and the first key
+        places = torch.arange(first, self.k.shape[2] - behind, device=self.q.device)
+        lines = [term.line(places) for term in self.terms if isinstance(term, ByDistance) and term.line is not None]
+        return functools.reduce(torch.add, lines)
+
+    @property
+    def in_lines(self) -> bool:
+        """Whether there are score terms, and each can be had as a line of distances."""
+        return bool(self.terms) and all(isinstance(term, ByDistance) and term.line is not None for term in self.terms)
 
 
 def needs_grad(case: Case) -> bool:

@@ -57,6 +57,8 @@ class Positions:
     is_global  Bool [1 or batch, seq]  tokens that all see and that see all (Longformer); None: none
     start      the promise that every row is start, start+1, .. of one document; None: nothing is promised
     aligned    the promise that every row goes on one by one from a multiple of this, with padding behind at most; None: not
+    behind     of keys, the promise that the first stands so many before the first query and the others follow one by one,
+               where they are there and of the query's document; None: not
     """
 
     index: Int[Tensor, "#batch seq"]
@@ -65,6 +67,7 @@ class Positions:
     is_global: Bool[Tensor, "#batch seq"] | None = None
     start: int | None = None
     aligned: int | None = None
+    behind: int | None = None
 
     @classmethod
     def whole(cls, length: int, *, device: torch.device | str | None = None) -> Positions:
@@ -186,6 +189,14 @@ class Positions:
     def rows(self, batch_size: int) -> Positions:
         """The same positions with the batch axis written out."""
         return self.map(lambda t: t.expand(batch_size, -1), self.start)
+
+
+def in_step(q: Positions, k: Positions) -> int | None:
+    """How far the first key stands before the first query, where that is promised and the others follow one by one: then the
+    distance of a pair follows from its places. None: tensors have to be asked."""
+    if q.start is not None and k.start is not None:
+        return q.start - k.start
+    return 0 if k is q and q.aligned is not None else k.behind
 
 
 def concatenate(first: Positions, second: Positions) -> Positions:

@@ -94,7 +94,7 @@ class KeyValueRing:
             return torch.cat([held.gather(2, columns).to(fresh.dtype), fresh], 2)
 
         remembered = Positions(self.index.gather(1, slots), self.document.gather(1, slots))
-        return pick(self.keys, k), pick(self.values, v), concatenate(remembered, positions)
+        return pick(self.keys, k), pick(self.values, v), replace(concatenate(remembered, positions), behind=many)
 
     def _may_write_ahead(self, k: Tensor, positions: Positions) -> bool:
         """Without autograd and with room, fresh entries may go straight to free slots, which nothing sees before commit."""

@@ -91,9 +91,8 @@ class T5Bias(nn.Module):
     @contextlib.contextmanager
     def shared(self, positions: Positions) -> Iterator[None]:
         """Within, all layers that ask for these positions are given one term, which reads the table once."""
-        self.__dict__["_shared"] = _Shared(
-            positions
-        )  # nn.Module's own way to set an attribute takes twenty times as long
+        # nn.Module's own way to set an attribute takes twenty times as long
+        self.__dict__["_shared"] = _Shared(positions)
         try:
             yield
         finally:
@@ -102,20 +101,23 @@ class T5Bias(nn.Module):
     def prepare(self, project: nn.Module, positions: Positions) -> Term:
         shared = self._shared
         if shared is None or shared.positions is not positions:
-            return ByDistance(self._term())
+            return self._term()
         if shared.term is None:
-            shared.term = ByDistance(_once(self._term()))
+            term = self._term()
+            shared.term = ByDistance(_once(term.add), term.line)
         return shared.term
 
-    def _term(self) -> Term:
+    def _term(self) -> ByDistance:
         weight = self.table.weight if self.scale == 1 else self.table.weight * self.scale
-
         by_distance = weight[torch.tensor(self.buckets, device=weight.device)]
 
-        def add(q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor:
-            return _chosen(by_distance, distances(q_positions, k_positions).clamp(-self.past, self.future) + self.past)
+        def place(distance: Tensor) -> Tensor:
+            return distance.clamp(-self.past, self.future) + self.past
 
-        return add
+        def add(q: Tensor, k: Tensor, q_positions: Positions, k_positions: Positions) -> Tensor:
+            return _chosen(by_distance, place(distances(q_positions, k_positions)))
+
+        return ByDistance(add, lambda distance: by_distance[place(distance)].T)
 
 
 @dataclass
@@ -169,7 +171,10 @@ class ALiBi(nn.Module):
             slopes = torch.tensor(self.slopes, device=q.device, dtype=dtype)
             return -slopes[None, :, None, None] * distances(q_positions, k_positions).abs()[:, None].to(dtype)
 
-        return ByDistance(add)
+        def line(distance: Tensor) -> Float[Tensor, "heads places"]:
+            return -torch.tensor(self.slopes, device=distance.device, dtype=torch.float64)[:, None] * distance.abs()
+
+        return ByDistance(add, line)
 
 
 class RelativeBiases(nn.Module):
