@@ -146,7 +146,7 @@ class BPETokenizer(Tokenizer):
     def _content(self) -> dict[str, object]:
         tokens = sorted((token_id, to_stand_ins(token)) for token_id, token in self.tokens.items())
         greedy = {"gluttons": sorted(self._gluttons)} if self._gluttons else {}  # others have the fingerprint they had
-        content = {"tokens": tokens, "merges": self.merges, "pattern": self.pattern}
+        content: dict[str, object] = {"tokens": tokens, "merges": self.merges, "pattern": self.pattern}
         return content | {"whole_pieces": self.whole_pieces} | greedy
 
     def to_json(self, *, special: bool = True) -> dict[str, Any]:
