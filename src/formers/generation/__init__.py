@@ -14,10 +14,12 @@ from formers.generation.prompt_cache import PromptCache
 from formers.generation.samplers import Sampler, SampleSettings
 from formers.generation.scores import score, token_log_probs
 from formers.generation.settings import GenerateSettings
+from formers.generation.steering import Chosen, choose, generate_allowed, generate_between, generate_toward
 from formers.generation.text import Completion, Found, Piece, generate_text, search_text, stream_text
 
 __all__ = [
     "BeamSettings",
+    "Chosen",
     "Completion",
     "Found",
     "GenerateSettings",
@@ -29,10 +31,14 @@ __all__ = [
     "Sampler",
     "Step",
     "beam_search",
+    "choose",
     "complete",
     "generate",
+    "generate_allowed",
+    "generate_between",
     "generate_stream",
     "generate_text",
+    "generate_toward",
     "score",
     "search_text",
     "stream_text",

@@ -111,16 +111,21 @@ def complete(
 ) -> Generation:
     """As `generate`, but row by row without padding, and with the reason each row ended."""
     prompts = Prompts.read(input_ids)
+    steps = generate_stream(model, prompts.rows, tokenizer=tokenizer, cache=cache, settings=settings, **changes)
+    return gathered(begin(model, prompts)[0], steps, on_step)
+
+
+def gathered(prompts: Prompts, steps: Iterator[Step], on_step: Callable[[Step], None] | None = None) -> Generation:
+    """What the steps make of the prompts, row by row."""
     new: list[list[int]] = [[] for _ in prompts.rows]
     ended: list[str] = [LENGTH for _ in prompts.rows]
-    steps = generate_stream(model, prompts.rows, tokenizer=tokenizer, cache=cache, settings=settings, **changes)
     for step in steps:
         for row, (token, reason) in enumerate(zip(step.tokens, step.ended, strict=True)):
             new[row] += [] if token is None else [token]
             ended[row] = reason or ended[row]
         if on_step is not None:
             on_step(step)
-    return Generation(begin(model, prompts)[0].rows, tuple(map(tuple, new)), tuple(ended))
+    return Generation(prompts.rows, tuple(map(tuple, new)), tuple(ended))
 
 
 def generate_stream(
@@ -145,7 +150,7 @@ def generate_stream(
 
 
 class Run:
-    """One generation under way."""
+    """One generation under way, through the reader that is given, or else through that of the model."""
 
     def __init__(
         self,
@@ -155,6 +160,7 @@ class Run:
         tokenizer: Tokenizer | None = None,
         cache: Beginning | None = None,
         source: Prompts | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.settings = settings
         device, batch, room = device_of(model), prompts.batch_size, prompts.longest + settings.max_new_tokens
@@ -163,7 +169,9 @@ class Run:
         self.ends = [RowEnd(settings.stop_tokens, settings.stop_strings, tokenizer, row) for row in before]
         self.alive = [True] * batch
         steps = settings.max_new_tokens
-        self.reader = reader_of(model, prompts, source, batch=batch, steps=steps, pack=settings.pack, cache=cache)
+        self.reader = reader or reader_of(
+            model, prompts, source, batch=batch, steps=steps, pack=settings.pack, cache=cache
+        )
         self.text = torch.cat(
             [prompts.padded(0, device), torch.zeros(batch, room - prompts.longest, dtype=torch.long, device=device)], 1
         )
