@@ -174,9 +174,8 @@ class Table:
         """What of `theirs` can be read as ours, and what is missing, unknown, doubled or wrongly tied."""
         names, problems = self._names(theirs)
         ours: dict[str, Tensor] = {}
-        used = {name for rule in self.rules for name in rule.theirs} | {tie.their for tie in self.ties}
         problems += [f"missing {name}" for rule in self.rules for name in rule.theirs if name not in names]
-        problems += [f"unknown {names[name]}" for name in sorted(names.keys() - used)]
+        problems += [f"unknown {name}" for name in self.unknown(theirs)]
         for rule in self.rules:
             if not all(name in names for name in rule.theirs):
                 continue
@@ -192,6 +191,12 @@ class Table:
         """The names that this table reads and that are not among `names`."""
         present, _ = self._names(dict.fromkeys(names))
         return [name for rule in self.rules for name in rule.theirs if name not in present]
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Those of `names`, as the file has them, that this table does not read."""
+        present, _ = self._names(dict.fromkeys(names))
+        used = {name for rule in self.rules for name in rule.theirs} | {tie.their for tie in self.ties}
+        return [present[name] for name in sorted(present.keys() - used)]
 
     def likeness(self, names: Iterable[str]) -> float:
         """The share of the names this table reads that are among `names`: how much a file looks like this model's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,16 @@ def test_transformers_own_class_is_opened_for_comparison(name: str, head: str, t
     assert isinstance(theirs, transformers.PreTrainedModel)
     wanted, found = theirs(IDS).logits, formers.load(folder)(IDS).logits
     assert (found - wanted).abs().max() <= 1e-9
+
+
+def test_a_config_that_names_no_class_is_asked_for_it_where_the_first_does_not_fit(tmp_path: Path) -> None:
+    folder = stored("bert", "token", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    named = config.pop("architectures")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        WeightsError, match=r"unknown classifier\.bias(.|\n)*names no class(.|\n)*BertForTokenClassification"
+    ):
+        formers.load(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": named[0]}))  # a text, not a list
+    assert formers.load(folder).config.head == "token"

@@ -129,16 +129,16 @@ def _load_theirs(
     try:
         ours = table.read(tensors, {name: shape for name, shape in shapes.items() if name not in drawn})
     except WeightsError as error:
-        raise _explained(error, folder, module, config, table, tensors) from None
+        raise _explained(error, folder, settings, config, table, tensors) from None
     like = next(iter(ours.values()))
     return assign(model, ours | {name: tensor.to(like) for name, tensor in drawn.items()})
 
 
 def _explained(
-    error: WeightsError, folder: Path, module: ModuleType, config: Any, table: Table, tensors: Tensors
+    error: WeightsError, folder: Path, settings: Mapping[str, Any], config: Any, table: Table, tensors: Tensors
 ) -> WeightsError:
     """`error` with what to do; or, where the tensors are plainly another model's, one sentence that says whose."""
-    likeness, missing = table.likeness(tensors), table.missing(tensors)
+    module, likeness = foreign_module(settings["model_type"]), table.likeness(tensors)
     for name, other in model_types().items():
         if other is not module and _first_layer(other).likeness(tensors) > max(0.9, likeness):
             return WeightsError(
@@ -146,12 +146,16 @@ def _explained(
                 "both of one model",
                 f"put the {CONFIG} beside the weights that it was saved with",
             )
-    do, head = error.do, {name for rule in of_head(table.rules) for name in rule.theirs}
-    if missing and head.issuperset(missing) and "none" in getattr(module, "HEADS", ()):
-        do = (
-            f"the folder lacks the head {config.head!r} that its {CONFIG} asks for (architectures): "
-            f"formers.load({str(folder)!r}, head='none') reads the body alone, another head is drawn over it"
-        )
+    head = {name for rule in of_head(table.rules) for name in rule.theirs}
+    do, classes, missing = error.do, getattr(module.FOREIGN, "classes", {}), table.missing(tensors)
+    if classes and missing and head.issuperset(missing):
+        if not settings.get("architectures"):
+            do = f'{CONFIG} names no class: say which saved it, "architectures": [one of {", ".join(classes)}]'
+        elif not table.unknown(tensors):
+            do = (
+                f"the folder lacks the head {config.head!r} that its {CONFIG} asks for (architectures): "
+                f"formers.load({str(folder)!r}, head='none') reads the body alone, another head is drawn over it"
+            )
     return WeightsError(f"{folder}: {error.found}", error.wanted, do)
 
 
