@@ -89,3 +89,15 @@ def test_grid_prints_every_combination_and_what_it_costs(formers: Formers, run: 
     assert "two values or more" in formers.refuses(*asked, "--vary", "neighbours=1")
     assert "unknown" in formers.refuses(*asked, "--vary", "neighbors=1,2")
     assert "NAME=VALUE" in formers.refuses(*asked, "--vary", "neighbours")
+
+
+def test_search_prints_what_share_is_found_at_each_size(formers: Formers, run: Path) -> None:
+    pytest.importorskip("faiss", reason="the extra `search` is not installed")
+    formers("graft", run, "--layers", "-1", "--size", "50", "--segment", "16", "--out", "remembering")
+    asked = ["experiment", "search", "remembering", "--data", shards_of(run), "--neighbours", 4, "--rounds", 1]
+    outcome = formers(*asked, "--sizes", 64, 128, "--queries", 16, "--out", "found")
+    assert outcome.code == 0, outcome.err
+    assert "Recall at 4" in outcome.out
+    assert "approximate look-ups find 90%" in outcome.out
+    assert len(json.loads((Path("found") / "search.json").read_text())["rows"]) == 2
+    assert (Path("found") / "search.svg").is_file()

@@ -14,7 +14,7 @@ import formers
 from formers.errors import ConfigError, StateError
 from formers.models.memorizing import PRESETS, MemorizingConfig
 from formers.parts.positions import Positions
-from formers.parts.recollection import MERGES, MemoryAttention
+from formers.parts.recollection import MERGES, MemoryAttention, recall_of
 from formers.parts.taps import listen
 from tests.parity.harness import random_ids, randomise
 
@@ -37,6 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "a long cache": {"cache_length": 13, "memory_size": 8},
     "joint": {"merge": "joint", "seen_twice": False},
     "meliad": {"own_token": False, "bias_in_memory_layers": False},
+    "held in int8": {"memory_storage": "int8", "memory_size": 11},
+    "held in bf16": {"memory_storage": "bfloat16", "memory_size": 11},
 }
 
 
@@ -171,6 +173,8 @@ def test_no_gradient_reaches_what_an_earlier_call_read() -> None:
         ({"merge": "gated"}, "wanted one of " + ", ".join(MERGES)),
         ({"neighbours": 0, "memory_size": -1}, "neighbours is 0, wanted at least 1; memory_size is -1"),
         ({"cache_length": -1}, "cache_length is -1"),
+        ({"memory_search": "hnsw"}, "memory_search is 'hnsw', wanted one of exact, approximate"),
+        ({"memory_storage": "int4"}, "memory_storage is 'int4', wanted none or one of float32, bfloat16, int8"),
         ({"num_kv_heads": 3}, "not a multiple of num_kv_heads"),
     ],
 )
@@ -272,3 +276,29 @@ def test_more_neighbours_than_a_memory_can_hold_cost_no_more_than_all_of_it() ->
         logits = many(text()).logits
     assert seen["trunk.blocks.1.attention.found"][0].shape[-1] == 11 + 5  # and a segment that no query sees yet
     assert (logits - model(**asked, neighbours=16)(text()).logits).abs().max() < EXACT
+
+
+def test_what_a_memory_is_held_in_is_what_it_takes() -> None:
+    sizes = [model(memory_storage=kind).init_state(1, 10**4).nodes[1][0].memory for kind in (None, "bfloat16", "int8")]
+    assert [memory.keys.tensors("keys")["keys"].dtype for memory in sizes] == [
+        torch.float64,
+        torch.bfloat16,
+        torch.int8,
+    ]
+    assert sizes[0].nbytes > 2 * sizes[1].nbytes > 2 * sizes[2].nbytes
+
+
+def test_approximate_look_ups_of_a_model_are_nearly_the_exact_ones_and_say_how_nearly() -> None:
+    pytest.importorskip("faiss", reason="the extra `search` is not installed")
+    made, ids = {}, text(1, 5120 + 128)
+    for way in ("exact", "approximate"):
+        one = model(segment_length=128, cache_length=0, memory_size=8000, memory_search=way)
+        with listen(one, "*.found") as seen:
+            _, state = read(one, ids, [128] * 41)
+        made[way] = seen["trunk.blocks.1.attention.found"][-1], recall_of(state)
+    (true, none), (found, share) = made["exact"], made["approximate"]
+    assert none is None
+    assert share is not None
+    assert share > 0.9
+    assert (found[..., None] == true[..., None, :]).any(-1).float().mean() > 0.85
+    assert not torch.equal(found, true)

@@ -13,6 +13,8 @@ from formers.experiments import evaluation
 from formers.experiments.evaluation import evaluate_model
 from formers.hub import Resolved
 from formers.inspection.anatomy import cost
+from formers.parts import recollection
+from formers.parts.approximate import Approximate
 from formers.training import train
 from tests.training import small
 
@@ -78,6 +80,14 @@ def test_what_an_evaluation_sees_does_not_depend_on_the_length_of_its_rows(monke
     apart = evaluate(model, {"train": {"seq_len": 24, "carry_state": False}, "data": {}})
     assert apart["tokens"] == found[1]["tokens"]
     assert abs(apart["loss"] - found[1]["loss"]) > 1e-3
+
+
+def test_an_evaluation_with_approximate_look_ups_says_what_share_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss", reason="the extra `search` is not installed")
+    monkeypatch.setitem(recollection.SEARCHES, "approximate", lambda: Approximate(least=8))
+    row = evaluate(memorizing(memory_search="approximate").eval(), None)
+    assert 0 < row["recall"] <= 1
+    assert "recall" not in evaluate(memorizing().eval(), None)
 
 
 def test_a_model_that_comes_without_a_run_and_has_no_limit_is_evaluated_on_whole_documents() -> None:

@@ -99,6 +99,7 @@ def _lines(row: dict[str, Any], folder: str) -> list[tuple[str, str]]:
             loss,
             perplexity,
             ("accuracy", hits),
+            *[("look-ups", f"{100 * row['recall']:.1f} % of the nearest were found")] * ("recall" in row),
         ]
     asked = row["objective"].replace("_", " ")
     hits = f"{100 * row['accuracy']:.2f} % of the tokens asked for were the likeliest"

@@ -83,6 +83,7 @@ _ALL = (
         "settings of one trained model in every combination: loss, work, time, bytes",
         TRY,
     ),
+    Verb("experiment search", "RUN", "what share of the nearest approximate look-ups find, on a model's own keys", TRY),
     Verb("experiment memory-size", "RUN", "one model's loss on whole documents, against the size of its memory", TRY),
     Verb(
         "experiment memory",

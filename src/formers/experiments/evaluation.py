@@ -12,6 +12,7 @@ from formers.errors import ConfigError, DataError
 from formers.experiments.run import recorded
 from formers.experiments.text import Baselines, shards_of, validation_view
 from formers.hub import Resolved
+from formers.parts.recollection import recall_of
 from formers.training import TrainSettings
 from formers.training.batches import CarriedStates, state_length
 from formers.training.evaluate import evaluate
@@ -65,7 +66,8 @@ def evaluate_model(found: Resolved, shards: Shards, *, batches: int = 0, device:
     """Loss, bits per byte, perplexity, accuracy, loss by position, and what needs no training on the same bytes.
 
     `batches` 0: the whole split. Rows have the length that the run was trained with, within the model's limit. Documents
-    are read whole, in order, by a model that was trained so, or that came without a run and has no limit of length.
+    are read whole, in order, by a model that was trained so, or that came without a run and has no limit of length. recall: of
+    approximate look-ups, the share of the truly nearest that was found.
     """
     recipe, objective_name = (found.recipe or {}).get("train", {}), objective_of(found)
     settings = dataclasses.replace(from_dict(TrainSettings, recipe), objective=objective_name)
@@ -83,4 +85,6 @@ def evaluate_model(found: Resolved, shards: Shards, *, batches: int = 0, device:
     apart = recipe.get("documents_apart", True) and accepts(found.model, "positions")
     measured = evaluate(objective, view, batches=batches, documents_apart=apart, states=states, device=device)
     about = {"split": "validation", "objective": objective_name, "tokens": measured.tokens}
-    return {**about, **measured.row(), "baselines": Baselines(shards, objective_name).values}
+    recall = next(iter(map(recall_of, states.states.values())), None)
+    looked = {} if recall is None else {"recall": recall}
+    return {**about, **measured.row(), **looked, "baselines": Baselines(shards, objective_name).values}

@@ -32,7 +32,7 @@ from formers.parts.embeddings import LearnedPositions
 from formers.parts.masks import EarlierSegment, SameDocument, Segments
 from formers.parts.model import Model
 from formers.parts.positions import Positions
-from formers.parts.recollection import MERGES, MemoryAttention, MemorySettings
+from formers.parts.recollection import MERGES, MemoryAttention, MemorySettings, unknown_ways
 from formers.parts.states import Tree
 
 
@@ -50,6 +50,8 @@ class GraftedConfig:
     segment_length: int = 512
     cache_length: int = 0  # tokens before the segment that every layer sees
     merge: str = "tanh"
+    memory_search: str = "exact"  # or approximate
+    memory_storage: str | None = None  # float32, bfloat16 or int8; None: as the weights are
     max_length: ClassVar[None] = None  # any
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class GraftedConfig:
             problems.append(f"layers are {self.layers}, wanted different ones of 0 to {depth - 1}")
         if self.merge not in MERGES:
             problems.append(f"merge is {self.merge!r}, wanted one of {', '.join(MERGES)}")
+        problems += unknown_ways(self.memory_search, self.memory_storage)
         longest = self.decoder.max_length
         if longest is not None and self.segment_length + self.cache_length > longest:
             problems.append(
@@ -209,7 +212,13 @@ def _in_segments(attention: Attention, config: GraftedConfig, *, remembers: bool
         score,
         attention.mix,
         remember=window,
-        memory=MemorySettings(config.memory_size + config.segment_length, config.neighbours, shows),
+        memory=MemorySettings(
+            config.memory_size + config.segment_length,
+            config.neighbours,
+            shows,
+            config.memory_search,
+            config.memory_storage,
+        ),
         merge=MERGES[config.merge](attention.project.num_heads),  # type: ignore[arg-type]
         turn=attention.turn,
         runner=attention.runner,

@@ -26,7 +26,8 @@ Departures
   size; Adam moves all by the learning rate, and heads that look one token back took thousands of steps to form.
 - The scale of unit queries begins at `normalised_scale` = 16, for the same reason: from 1, as meliad has it, AdamW brought it
   to 2 in 2,400 steps, a softmax over 16 neighbours stayed flat, and the memory gained nothing (docs/log.md).
-- Exact search by default; the paper's finds about 90% of the true neighbours, meliad's one of each of k interleaved buckets.
+- Exact search by default; `memory_search="approximate"` measures what it finds. The paper's finds about 90% of the true
+  neighbours, meliad's one of each of k interleaved buckets.
 - Learning rates and Adafactor are the recipe's business, not the model's.
 """
 
@@ -48,7 +49,7 @@ from formers.parts.masks import Causal, EarlierSegment, Mask, SameDocument, Segm
 from formers.parts.model import Model
 from formers.parts.norms import RMSNorm
 from formers.parts.positions import Positions
-from formers.parts.recollection import MERGES, MemoryAttention, MemorySettings, UnitVectors
+from formers.parts.recollection import MERGES, MemoryAttention, MemorySettings, UnitVectors, unknown_ways
 from formers.parts.states import Tree
 from formers.parts.terms import T5Bias
 from formers.parts.trunk import PreNorm
@@ -71,6 +72,8 @@ class MemorizingConfig:
     memory_layers: tuple[int, ...] = (8,)  # counted from 0; the paper's "9th layer"
     memory_size: int = 8192  # entries a head, beside the segment being read; 0: nothing is found
     neighbours: int = 32  # entries that a query is given
+    memory_search: str = "exact"  # or approximate, which needs faiss and gains from 65,536 entries on
+    memory_storage: str | None = None  # float32, bfloat16 or int8 (a quarter of the bytes); None: as the weights are
     merge: str = "gate"
     normalise: bool = True
     normalised_scale: float = 16.0  # of unit queries, at first
@@ -114,6 +117,7 @@ class MemorizingConfig:
             )
         if self.merge not in MERGES:
             problems.append(f"merge is {self.merge!r}, wanted one of {', '.join(MERGES)}")
+        problems += unknown_ways(self.memory_search, self.memory_storage)
         if self.activation not in ACTIVATIONS:
             problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
         require("MemorizingConfig", problems)
@@ -214,6 +218,8 @@ def attention(config: MemorizingConfig, layer: int) -> nn.Module:
         entries=config.memory_size + config.remembered.behind + config.segment_length,
         neighbours=config.neighbours,
         shows=config.remembered & SameDocument(),
+        search=config.memory_search,
+        storage=config.memory_storage,
     )
     return MemoryAttention(
         **slots,

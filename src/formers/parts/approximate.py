@@ -39,7 +39,8 @@ class Approximate:
     lists          for each head; None: four times the root of what a row holds
     probes         lists that a query looks into at first
     wanted         share of the truly nearest below which `probes` grows; 0: it never does
-    measure_every  look-ups between two measurements of the recall; 0: never        measured_on  queries of each head
+    measure_every  look-ups from a measurement of the recall to the next, the first as soon as there are lists; 0: none
+    measured_on    queries of each head that it is measured on
     recalls        what was measured, the newest last
 
     Needs faiss: pip install formers[search]
@@ -80,9 +81,11 @@ class Approximate:
         return Nearest(chosen(lambda: found[0].scores), chosen_slots)
 
     def _look(self, asked: Asked, store: Store) -> Nearest:
-        if self.measure_every and self.calls % self.measure_every == 0:
-            self._measure(asked, store)
-        self.calls += 1
+        due = self.measure_every and self.calls % self.measure_every == 0
+        if not due or self._measure(
+            asked, store
+        ):  # where there is nothing to measure yet, the next look-up tries again
+            self.calls += 1
         return self._search(asked, store)
 
     def _search(self, asked: Asked, store: Store) -> Nearest:
@@ -93,30 +96,35 @@ class Approximate:
         return answer
 
     def _search_row(self, asked: Asked, store: Store, row: int) -> Nearest:
-        number = store.number[row]
-        held = int((number >= 0).sum())
-        if held < max(self.least, 1):
+        if not self._by_lists(store, row):
             return search_exactly(asked, store.keys, store.positions)
-        index = store.built.get(row)
+        index, held = store.built.get(row), int((store.number[row] >= 0).sum())
         if index is None or index.worn(held):
             index = store.built[row] = Index(store, row, self.lists or 4 * math.isqrt(held))
         index.add_new(store, row)
         return index.search(asked, store, row, self.probes)
 
-    def _measure(self, asked: Asked, store: Store) -> None:
-        """The share of the truly nearest that is found, over some queries that have any; and more probes while it is low."""
+    def _by_lists(self, store: Store, row: int) -> bool:
+        return int((store.number[row] >= 0).sum()) >= max(self.least, 1)
+
+    def _measure(self, asked: Asked, store: Store) -> bool:
+        """The share of the truly nearest that is found, over some queries that have any; and more probes while it is low.
+        Whether there was anything to find through lists."""
+        if not any(self._by_lists(store, row) for row in asked.store_rows()):
+            return False
         t = asked.q.shape[2]
         some = torch.linspace(0, t - 1, min(t, self.measured_on)).long()
         positions = asked.positions.map(lambda p: p[:, some.to(p.device)])
         sample = Asked(asked.q[:, :, some], positions, asked.mask, asked.k, asked.rows)
         true = search_exactly(sample, store.keys, store.positions)
         if not true.present.any():
-            return
+            return False
         share = _found(true, self._search(sample, store))
         while share < self.wanted and self.probes < max((len(i.centres[0]) for i in store.built.values()), default=0):
             self.probes = math.ceil(GROWTH * self.probes)
             share = _found(true, self._search(sample, store))
         self.recalls.append(share)
+        return True
 
 
 def _found(true: Nearest, answer: Nearest) -> float:

@@ -21,12 +21,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from formers.axes import Hidden, Keys, Queries, Values
+from formers.parts.approximate import Approximate
 from formers.parts.attend import Case, attend, expand_groups, safe_softmax
 from formers.parts.attention import KeyValueCache, Score, Turn
 from formers.parts.masks import Mask
 from formers.parts.memory import Found, Memory, StagedMemory, recall
 from formers.parts.positions import Positions
 from formers.parts.rings import KeyValueRing
+from formers.parts.search import Exact, Search
+from formers.parts.states import State
+from formers.parts.storage import storage_for
 from formers.parts.taps import Tap
 
 Heads = Float[Tensor, "batch heads queries d_value"]
@@ -154,6 +158,30 @@ class StagedNode:
         return MemoryNode(self.local.commit(), memory)
 
 
+SEARCHES: dict[str, Callable[[], Search]] = {"exact": Exact, "approximate": Approximate}
+STORAGES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+"""None: the type of the weights."""
+
+
+def unknown_ways(search: str, storage: str | None) -> list[str]:
+    """What is wrong with two settings of a config."""
+    problems = []
+    if search not in SEARCHES:
+        problems.append(f"memory_search is {search!r}, wanted one of {', '.join(SEARCHES)}")
+    if storage not in STORAGES:
+        problems.append(f"memory_storage is {storage!r}, wanted none or one of {', '.join(filter(None, STORAGES))}")
+    return problems
+
+
+def recall_of(state: State) -> float | None:
+    """The share of the truly nearest that approximate look-ups of a state found, measured on its own queries; None: all are
+    exact, or none was measured."""
+    nodes = [node for block in state.nodes for node in block if isinstance(node, MemoryNode)]
+    searches = [node.memory.search for node in nodes if isinstance(node.memory.search, Approximate)]
+    found = [search.recall for search in searches if search.recall is not None]
+    return sum(found) / len(found) if found else None
+
+
 @dataclass(frozen=True)
 class MemorySettings:
     """How much a layer remembers, and what of it a query is given.
@@ -161,11 +189,24 @@ class MemorySettings:
     entries     that a row's memory holds beside what `shows` hides from every query yet
     neighbours  that a query is given: k
     shows       which entries a query may find
+    search      how they are found, and                      storage  how they are held, by name (SEARCHES, STORAGES)
     """
 
     entries: int
     neighbours: int
     shows: Mask
+    search: str = "exact"
+    storage: str | None = None
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """A search of its own for each memory: it measures what it finds there."""
+        return {"search": SEARCHES[self.search](), "storage": STORAGES[self.storage]}
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Keys or values as they would read once they were stored."""
+        dtype = STORAGES[self.storage]
+        return x if dtype is None else storage_for(dtype).empty(1, 1, 1, 1, dtype=dtype, device=x.device).rounded(x)
 
     @property
     def most(self) -> int:
@@ -175,7 +216,7 @@ class MemorySettings:
     def empty(self, batch_size: int, max_length: int, num_kv_heads: int, d_head: int, **kind: Any) -> Memory:
         """Where a whole text is to be shorter than `entries` there is room for it alone, and a longer one is refused."""
         slots, overflow = (self.entries, "forget") if self.entries <= max_length else (max_length, "refuse")
-        return Memory.empty(batch_size, num_kv_heads, slots, d_head, d_head, overflow=overflow, **kind)
+        return Memory.empty(batch_size, num_kv_heads, slots, d_head, d_head, overflow=overflow, **self.kept, **kind)
 
 
 class MemoryAttention(nn.Module):
@@ -237,6 +278,8 @@ class MemoryAttention(nn.Module):
         self, q: Queries, k: Keys, v: Values, positions: Positions, state: MemoryNode | None
     ) -> tuple[Found, StagedMemory | None]:
         memory = None if state is None else state.memory
+        if memory is None:
+            k, v = self.memory.rounded(k), self.memory.rounded(v)
         found, staged = recall(memory, q, k, v, positions, mask=self.memory.shows, most=self.memory.most)
         self.found(found.index)
         return found, staged
