@@ -315,3 +315,10 @@ def test_without_transformers_the_extra_is_named(run: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(TargetError, match=r"pip install 'formers\[hf\]'"):
         resolve("transformers:runs/first/model")
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(run: Path) -> None:
+    for target in ("runs/first", "gpt2.nano", small("gpt2")):
+        with pytest.raises(ConfigError, match="device 'tpu' is not there"):
+            resolve(target, device="tpu")
+    assert resolve("runs/first", device="cpu").model.tokens.weight.device.type == "cpu"

@@ -201,6 +201,10 @@ def resolve(
     """
     from torch import nn
 
+    if isinstance(device, str):
+        from formers.training.precision import choose_device
+
+        device = choose_device(device)
     if isinstance(target, nn.Module):
         return Resolved(type(target).__name__, "module", target.to(device=device, dtype=dtype))
     parsed = parse(target)
