@@ -156,6 +156,13 @@ def test_the_layer_at_two_thirds_is_the_papers_ninth_of_twelve() -> None:
         (lambda: graft_memory(decoder("gpt2"), [1], 10, segment_length=7, cache_length=2), TargetError, "start again"),
         (lambda: graft_memory(grafted("gpt2"), [1], 10), TargetError, "MemoryAttention"),
         (lambda: graft_memory(torch.nn.Linear(2, 2), [0], 10), TargetError, "a decoder of formers"),
+        (
+            lambda: graft_memory(
+                formers.build("t5", vocab_size=9, d_model=8, num_layers=1, num_heads=1, d_ff=8), [0], 10
+            ),
+            TargetError,
+            "T5 takes source",
+        ),
     ],
 )
 def test_what_cannot_be_grafted_is_refused(make: Any, error: type, said: str) -> None:

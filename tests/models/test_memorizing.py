@@ -280,6 +280,8 @@ def test_more_neighbours_than_a_memory_can_hold_cost_no_more_than_all_of_it() ->
 
 def test_what_a_memory_is_held_in_is_what_it_takes() -> None:
     sizes = [model(memory_storage=kind).init_state(1, 10**4).nodes[1][0].memory for kind in (None, "bfloat16", "int8")]
+    with pytest.raises(ConfigError, match="memory_storage"):
+        model().init_state(1, 10, dtype=torch.int8)
     assert [memory.keys.tensors("keys")["keys"].dtype for memory in sizes] == [
         torch.float64,
         torch.bfloat16,

@@ -12,6 +12,7 @@ from formers.errors import ConfigError
 from formers.parts import factorised as fast
 from formers.parts.attend import Case, attend, dense
 from formers.parts.factorised import factorised, refusal, worth
+from formers.parts.factorised_attention import NarrowCache
 from formers.parts.masks import (
     Block,
     Causal,
@@ -280,3 +281,14 @@ def test_what_columns_promise_of_a_block_holds(mask: Mask, q0: int, qn: int, k0:
 def test_columns_outside_of_the_block_are_refused(first: int, count: int) -> None:
     with pytest.raises(ConfigError, match="within a block"):
         Columns(4, first, count)
+
+
+@pytest.mark.parametrize(
+    ("size", "room", "kept"),
+    [(None, 5, (5, "refuse")), (8, 5, (5, "refuse")), (8, 8, (8, "wrap")), (8, 20, (8, "wrap"))],
+)
+def test_a_window_with_less_room_than_it_sees_refuses_longer_texts(
+    size: int | None, room: int, kept: tuple[int, str]
+) -> None:
+    ring = NarrowCache(2, 3, 4, size).init_state(1, room)
+    assert (ring.capacity, ring.overflow) == kept

@@ -204,6 +204,29 @@ def test_more_neighbours_than_entries_are_absent() -> None:
     assert found.present.sum(-1).eq(3).all()
 
 
+def test_what_does_not_fit_a_memory_is_refused_and_nothing_is_lost() -> None:
+    memory = Memory.empty(2, 3, 20, 5, 4)
+    k, v, where = torch.randn(2, 3, 7, 5), torch.randn(2, 3, 7, 4), Positions.whole(7)
+    memory = memory.add(k, v, where)
+    before = {name: tensor.clone() for name, tensor in memory.tensors().items()}
+    for bad, rows, said in (
+        ((k[..., :4], v), None, "keys of 3 heads of 4 numbers"),
+        ((k[:, :2], v[:, :2]), None, "keys of 2 heads of 5 numbers"),
+        ((k, v[..., :3]), None, "values of 3 heads of 3 numbers"),
+        ((k, v), [0, 2], r"rows \[0, 2\] of a memory"),
+        ((k, v), [-1, 0], r"rows \[-1, 0\] of a memory"),
+        ((k, v), [1, 1], "each once"),
+    ):
+        with pytest.raises(StateError, match=said):
+            memory.add(*bad, where, rows=None if rows is None else torch.tensor(rows))
+    for row in (2, -1):
+        with pytest.raises(StateError, match=f"row {row} of a memory"):
+            memory.remove(row, numbers=[1])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in memory.tensors().items())
+    with pytest.raises(ConfigError, match=r"vectors held as torch\.int16"):
+        Memory.empty(1, 1, 4, 2, 2, storage=torch.int16)
+
+
 def test_a_memory_without_entries_is_refused() -> None:
     with pytest.raises(ConfigError, match="0 entries"):
         Memory.empty(1, 1, 0, 4, 4)

@@ -160,16 +160,17 @@ def graft_memory(
             f"a memory cannot be grafted onto {type(model).__name__}", "a decoder of formers", "formers.load"
         )
     decoder = model.config
-    config = GraftedConfig(
-        base=decoder.architecture,
-        settings=to_dict(decoder),
-        layers=tuple(_from_the_start(i, decoder.num_layers) for i in layers),
-        memory_size=size,
-        neighbours=neighbours,
-        segment_length=min(512, decoder.max_length or 512) if segment_length is None else segment_length,
-        cache_length=cache_length,
-        merge=merge,
-    )
+    asked = {
+        "base": decoder.architecture,
+        "settings": to_dict(decoder),
+        "layers": [_from_the_start(i, decoder.num_layers) for i in layers],
+        "memory_size": size,
+        "neighbours": neighbours,
+        "segment_length": min(512, decoder.max_length or 512) if segment_length is None else segment_length,
+        "cache_length": cache_length,
+        "merge": merge,
+    }
+    config = from_dict(GraftedConfig, asked)
     grafted = Grafted(config, base=copy.deepcopy(model))
     weight = next(model.parameters())
     return grafted.to(device=weight.device, dtype=weight.dtype).train(model.training)
@@ -182,6 +183,11 @@ def _from_the_start(layer: int, depth: int) -> int:
 
 
 def _check_decoder(base: Any, restarts: bool, config: GraftedConfig) -> None:
+    further = sorted(base.inputs - Model.inputs)
+    if further:
+        raise TargetError(
+            f"{type(base).__name__} takes {', '.join(further)}", "a decoder that reads one text, as gpt2 and llama"
+        )
     for i, block in enumerate(base.trunk.blocks):
         found = dict(block.items()).get("attention")
         if type(found) is not Attention or not isinstance(found.remember, KeyValueCache):

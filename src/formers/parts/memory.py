@@ -182,10 +182,13 @@ class Memory:
             raise StateError(
                 "a read-only memory was to be written", do="recall(.., write=False), or make a copy to write"
             )
+        given = rows is not None and len(rows) > 0
         if rows is None:
             rows = torch.arange(len(self.index), device=self.index.device)
         if len(rows) != many or len(rows.unique()) != len(rows):
             raise StateError(f"{many} rows of keys for rows {rows.tolist()} of a memory", "one for each, and each once")
+        if given and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.index):
+            raise StateError(f"rows {rows.tolist()} of a memory", f"0 to {len(self.index) - 1}")
         return rows
 
     def check(self, k: Keys, v: Values, positions: Positions, *, rows: Tensor | None = None) -> None:
@@ -194,6 +197,10 @@ class Memory:
         present = positions.rows(len(rows)).present
         row, column = present.nonzero(as_tuple=True)
         fresh = (("keys", self.keys, k), ("values", self.values, v))
+        for name, held, x in fresh:
+            if (x.shape[1], x.shape[-1]) != (held.shape[1], held.shape[-1]):
+                given, wanted = ([shape[1], shape[-1]] for shape in (x.shape, held.shape))
+                raise StateError(f"{name} of {given[0]} heads of {given[1]} numbers", f"{wanted[0]} of {wanted[1]}")
         bad = [name for name, held, x in fresh if not held.finite(x.detach()[row, :, column])]
         if bad:
             raise StateError(
@@ -231,6 +238,8 @@ class Memory:
         there is no error."""
         if self.read_only:
             raise StateError("an entry of a read-only memory was to be removed", do="make a copy to write")
+        if not 0 <= row < len(self.index):
+            raise StateError(f"row {row} of a memory", f"0 to {len(self.index) - 1}")
         gone = torch.zeros_like(self.index, dtype=torch.bool)
         if numbers is not None:
             asked = numbers if isinstance(numbers, Tensor) else torch.tensor(list(numbers), dtype=torch.long)

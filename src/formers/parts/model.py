@@ -95,6 +95,9 @@ class Model(nn.Module):
         """
         if "state" not in self.inputs:
             raise StateError(f"{type(self).__name__} keeps no state", do="call it on the whole text")
+        if dtype is not None and not dtype.is_floating_point:
+            do = 'of a memory, its setting memory_storage="int8" says so' if dtype == torch.int8 else ""
+            raise ConfigError(f"a state of {dtype}", "a floating-point type", do)
         weight = next(self.parameters())
         kind = {"dtype": dtype or weight.dtype, "device": device or weight.device}
         nodes = self.first_nodes(batch_size, max_length, source, **kind)

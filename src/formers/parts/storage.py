@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from formers.errors import ConfigError
+
 LEVELS = 127
 """Of int8 on either side of zero."""
 
@@ -163,7 +165,9 @@ class Int8:
 
 
 def storage_for(dtype: torch.dtype | None) -> type[Plain] | type[Int8]:
-    """Int8 for torch.int8, Plain for every other type."""
+    """Int8 for torch.int8, Plain for floating-point types. Raises ConfigError for others."""
+    if dtype is not None and dtype != torch.int8 and not dtype.is_floating_point:
+        raise ConfigError(f"vectors held as {dtype}", "torch.int8, or a floating-point type")
     return Int8 if dtype == torch.int8 else Plain
 
 
