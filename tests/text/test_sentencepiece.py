@@ -105,6 +105,11 @@ def test_the_families_differ_where_they_say(tmp_path: Path):
     assert len({f.fingerprint for f in found.values()}) == 4
 
 
+def test_a_longt5_has_the_words_of_a_t5(tmp_path: Path):
+    path = write(tmp_path, sentencepiece_file(PIECES, charsmap=MAP), "longt5")
+    assert load_tokenizer(tmp_path).fingerprint == load_sentencepiece(path, like="t5").fingerprint
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

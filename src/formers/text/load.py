@@ -57,6 +57,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         return load_vocab_txt(file, **named)
     if file.suffix == ".model":
         family = _beside(file, "config.json").get("model_type")
+        family = "t5" if family == "longt5" else family
         return load_sentencepiece(file, like=family if family in FAMILIES else "sentencepiece")
     return from_json(read_json(file), str(file))
 
