@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from formers.generation import generate
-from formers.generation.few_rows import MOST_ROWS, FewRows, stepper_of
+from formers.generation.few_rows import MOST_ROWS, FewRows, OneCallNorm, stepper_of
 from formers.models.registry import build
+from formers.parts.norms import RMSNorm
 from formers.parts.taps import listen
 
 CLOSE = {  # other orders of summation over 130 products
@@ -29,6 +30,15 @@ def test_few_rows_equal_the_linear_layer(rows, bias, pack, precision):
         few = FewRows(linear, pack=pack and precision != torch.float64)
         torch.testing.assert_close(few(x), linear(x), **CLOSE[precision])
         torch.testing.assert_close(few(x[:, 0]), linear(x[:, 0]), **CLOSE[precision])
+
+
+@pytest.mark.parametrize("precision", list(CLOSE), ids=str)
+def test_a_norm_by_one_call_gives_the_same_bits(precision):
+    norm = RMSNorm(130, 1e-6).to(precision)
+    nn.init.normal_(norm.weight)
+    x = 3 * torch.randn(5, 1, 130, dtype=precision)
+    with torch.inference_mode():
+        assert torch.equal(OneCallNorm(norm)(x), norm(x))
 
 
 def nano(**settings) -> nn.Module:

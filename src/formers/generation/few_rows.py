@@ -15,12 +15,13 @@ weights of GPT-2 124M on one core of a Xeon with AVX-512 and AMX, milliseconds f
 from __future__ import annotations
 
 import functools
-from typing import TypeGuard
 
 import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from formers.parts.norms import RMSNorm
 
 MOST_ROWS = 64
 """Beyond so many rows ``F.linear`` is as good."""
@@ -55,6 +56,17 @@ class FewRows(nn.Module):
         return y.view(*batch, -1)
 
 
+class OneCallNorm(nn.Module):
+    """What an RMSNorm gives, bit for bit, by one call of torch in place of seven. It holds the norm's own weight."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
 def _suits_onednn(weight: Tensor) -> bool:
     return torch.backends.mkldnn.is_available() and weight.dtype in (torch.float32, torch.bfloat16)
 
@@ -85,7 +97,7 @@ def _twin(module: nn.Module, few: bool, pack: bool, done: dict[nn.Module, nn.Mod
     if module not in done and _is_made_by_others(module):
         done[module] = module
     if module not in done:
-        original = FewRows(module, pack=pack) if few and _is_plain_linear(module) else module
+        original = _faster(module, pack) if few and not _is_hooked(module) else module
         children = {name: None if m is None else _twin(m, few, pack, done) for name, m in module._modules.items()}
         kind = type(original) if _is_hooked(module) else _direct(type(original))
         twin = done[module] = kind.__new__(kind)
@@ -101,8 +113,13 @@ def _direct(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {"__call__": kind.forward, "__module__": kind.__module__})
 
 
-def _is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not _is_hooked(module)
+def _faster(module: nn.Module, pack: bool) -> nn.Module:
+    """What stands for the module in steps, the module itself where nothing is faster."""
+    if type(module) is nn.Linear and type(module.weight) is nn.Parameter:
+        return FewRows(module, pack=pack)
+    if type(module) is RMSNorm and type(module.weight) is nn.Parameter:
+        return OneCallNorm(module)
+    return module
 
 
 def _is_hooked(module: nn.Module) -> bool:

@@ -72,6 +72,10 @@ class Score(nn.Module):
         self.mask, self.scale, self.dropout = mask, scale, dropout
         self.terms = nn.ModuleList(terms)
 
+    def scaled(self, q: Queries) -> Queries:
+        """q times the scale; q itself where that is 1 (T5)."""
+        return q if self.scale == 1 else q * self.scale
+
     def prepare(self, project: nn.Module, positions: Positions) -> list[Term]:
         """The terms, ready for this forward."""
         return [term.prepare(project, positions) for term in self.terms]  # type: ignore[operator]
@@ -171,7 +175,7 @@ class Attention(nn.Module):
         q, k, v = self.project(x)
         if self.turn is not None:
             q, k = self.turn(q, k, positions)
-        q, k, v = self.queries(q * self.score.scale), self.keys(k), self.values(v)
+        q, k, v = self.queries(self.score.scaled(q)), self.keys(k), self.values(v)
         return (q, k, v, positions, None) if state is None else (q, *state.extend(k, v, positions))
 
 

@@ -7,6 +7,7 @@ state = model.init_state(2, 64, source=source)      # they are made once, and li
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ class SourceKeys:
     document: Int[Tensor, "batch source"] | None = None
     whole: bool = False
 
-    @property
+    @functools.cached_property
     def positions(self) -> Positions:
         if self.whole:
             return Positions(self.index[:1], start=0)
@@ -156,6 +157,6 @@ class CrossAttention(Attention):
         if state is None:
             assert source is not None, "the model sees to it that there is a source"
             state = self.read_source(source)
-        q = self.queries(self.project.queries(x) * self.score.scale)
+        q = self.queries(self.score.scaled(self.project.queries(x)))
         heads = self.weigh(q, self.keys(state.keys), self.values(state.values), positions, state.positions)
         return self.mix(self.heads(heads)), None
