@@ -12,7 +12,7 @@ from torch import Tensor
 from formers.errors import ConfigError
 from formers.parts import biased
 from formers.parts.attend import Case, attend, choose
-from formers.parts.biased import biased_attention, diagonal_sums, spread
+from formers.parts.biased import biased_attention, spread
 from formers.parts.masks import Causal, Everything
 from formers.parts.positions import Positions, in_step
 from formers.parts.rings import KeyValueRing
@@ -30,14 +30,9 @@ def drawn(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
-def test_a_line_spread_is_indexed_by_distance_and_its_gradient_sums_diagonals(
-    heads: int, queries: int, keys: int
-) -> None:
-    line, upstream = drawn(heads, queries + keys - 1, seed=0), drawn(heads, queries, keys, seed=1).detach()
-    matrix = spread_plainly(line, queries)
-    assert torch.equal(spread(line, queries), matrix)
-    (wanted,) = torch.autograd.grad(matrix, line, upstream)
-    assert (diagonal_sums(upstream) - wanted).abs().max() < 1e-12
+def test_a_line_spread_is_indexed_by_distance(heads: int, queries: int, keys: int) -> None:
+    line = drawn(heads, queries + keys - 1, seed=0)
+    assert torch.equal(spread(line, queries), spread_plainly(line, queries))
 
 
 def plainly(q: Tensor, k: Tensor, v: Tensor, line: Tensor, visible: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from formers.parts.distance_scores import diagonals
+
 PAIRS_AT_A_TIME = 1 << 20
 """Pairs of a query and a key whose pattern is made at once: 2 MB in bf16."""
 
@@ -23,21 +25,7 @@ PAIRS_AT_A_TIME = 1 << 20
 def spread(line: Float[Tensor, "heads places"], queries: int) -> Float[Tensor, "heads queries keys"]:
     """matrix[i, j] = line[queries - 1 - i + j], with as many keys as there are places beyond queries - 1. To be read only."""
     rows = line[:, None].expand(-1, queries, -1).contiguous()
-    return _diagonal_view(rows)
-
-
-def diagonal_sums(matrix: Float[Tensor, "heads queries keys"]) -> Float[Tensor, "heads places"]:
-    """The gradient of `spread`: sums[n] of all matrix[i, j] with queries - 1 - i + j = n."""
-    heads, queries, keys = matrix.shape
-    rows = matrix.new_zeros(heads, queries, queries + keys - 1)
-    _diagonal_view(rows).copy_(matrix)
-    return rows.sum(1)
-
-
-def _diagonal_view(rows: Float[Tensor, "heads queries places"]) -> Float[Tensor, "heads queries keys"]:
-    """Of each row the keys from place queries - 1 - i on."""
-    heads, queries, places = rows.shape
-    return rows.as_strided((heads, queries, places - queries + 1), (queries * places, places - 1, 1), queries - 1)
+    return diagonals(rows, line.shape[1] - queries + 1)
 
 
 @torch.library.custom_op(
@@ -86,7 +74,7 @@ def _gradients(
                     torch.bmm(dscores, k[here], out=dq[here])
                     torch.bmm(dscores.transpose(1, 2), q[here], out=dk[here])
                     torch.bmm(pattern.transpose(1, 2), gradient[here], out=dv[here])
-                    _diagonal_view(sums).add_(dscores)
+                    diagonals(sums, k.shape[2]).add_(dscores)
             dline[heads] = sums.sum(1)
     return dq, dk, dv, dline
 

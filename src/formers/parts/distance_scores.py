@@ -44,11 +44,11 @@ def _scores(q: Tensor, k: Tensor, keys: Rows | None, queries: Rows | None) -> Te
         backwards = keys.flip(1)
         for block, window in _blocks(t, s):
             product = _by_head(q[:, :, block]) @ backwards[:, window].mT
-            out[:, :, block] = _diagonals(product.unflatten(1, (b, -1)), s).transpose(0, 1)
+            out[:, :, block] = diagonals(product.unflatten(1, (b, -1)), s).transpose(0, 1)
     if queries is not None:
         for block, window in _blocks(s, t):
             product = _by_head(k[:, :, block]) @ queries[:, window].mT
-            added = _diagonals(product.unflatten(1, (b, -1)), t).transpose(0, 1).mT
+            added = diagonals(product.unflatten(1, (b, -1)), t).transpose(0, 1).mT
             if keys is None:
                 out[..., block] = added
             else:
@@ -72,7 +72,7 @@ def _by_head(x: Float[Tensor, "b h n d_head"]) -> Float[Tensor, "h bn d_head"]:
     return x.transpose(0, 1).flatten(1, 2)
 
 
-def _diagonals(x: Float[Tensor, "h b n columns"], length: int) -> Float[Tensor, "h b n {length}"]:
+def diagonals(x: Float[Tensor, "*rows n columns"], length: int) -> Float[Tensor, "*rows n {length}"]:
     """out[i, j] = x[i, n-1-i+j], a view: in rows that are one number shorter, what stood on a diagonal is a column."""
     n, columns = x.shape[-2:]
     if n == 1:
@@ -96,7 +96,7 @@ def _gradients(
         shape = (h, b, block.stop - block.start, window.stop - window.start)
         if product is None or product.shape != shape:  # what no diagonal reads stays 0 from block to block
             product = of.new_zeros(shape)
-        _diagonals(product, s).copy_(of[:, :, block].transpose(0, 1))
+        diagonals(product, s).copy_(of[:, :, block].transpose(0, 1))
         flat = product.flatten(1, 2)
         d_x[:, :, block] = (flat @ rows[:, window]).unflatten(1, (b, -1)).transpose(0, 1)
         d_rows[:, window].add_(flat.mT @ _by_head(x[:, :, block]))
