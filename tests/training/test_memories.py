@@ -85,9 +85,10 @@ def test_what_an_evaluation_sees_does_not_depend_on_the_length_of_its_rows(monke
 def test_an_evaluation_with_approximate_look_ups_says_what_share_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss", reason="the extra `search` is not installed")
     monkeypatch.setitem(recollection.SEARCHES, "approximate", lambda: Approximate(least=8))
-    row = evaluate(memorizing(memory_search="approximate").eval(), None)
+    recipe = {"train": {"seq_len": 8, "carry_state": True}, "data": {}}
+    row = evaluate(memorizing(memory_search="approximate").eval(), recipe)
     assert 0 < row["recall"] <= 1
-    assert "recall" not in evaluate(memorizing().eval(), None)
+    assert "recall" not in evaluate(memorizing().eval(), recipe)
 
 
 def test_a_model_that_comes_without_a_run_and_has_no_limit_is_evaluated_on_whole_documents() -> None:

@@ -44,8 +44,10 @@ class NarrowCache(KeyValueCache):
         self.d_key, self.size = d_key, size
 
     def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
-        whole = self.size is None or max_length < self.size  # a longer text would miss what has no room
-        capacity, overflow = (max_length, "refuse") if whole else (self.size, "wrap")
+        if self.size is None or max_length < self.size:  # a longer text would miss what has no room
+            capacity, overflow = max_length, "refuse"
+        else:
+            capacity, overflow = self.size, "wrap"
         return KeyValueRing.empty(
             batch_size, self.num_kv_heads, capacity, self.d_key, self.d_head, overflow=overflow, **kind
         )
