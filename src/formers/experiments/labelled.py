@@ -21,7 +21,7 @@ from formers.errors import TargetError
 from formers.experiments.bootstrap import Difference
 from formers.hub import targets
 from formers.parts.positions import Positions
-from formers.text import Tokenizer, load_tokenizer, train_tokenizer
+from formers.text import Tokenizer, train_tokenizer
 from formers.text.extend import framed
 from formers.training import TrainSettings, train
 from formers.training.evaluate import evaluating
@@ -111,14 +111,9 @@ class Start:
             model = hub.resolve(init, seed=settings.seed, changes={**changes, "vocab_size": tokenizer.vocab_size}).model
             return cls(model, tokenizer, True, init)
         found = hub.resolve(init, dtype=torch.float32, changes=changes)
-        tokenizer = found.tokenizer or _beside(found)
-        return cls(found.model, framed(tokenizer), False, _short(init))
-
-
-def _beside(found: hub.Resolved) -> Tokenizer:
-    if found.folder is None or not (found.folder / "vocab.txt").is_file():
-        raise TargetError(f"{found.name} has no tokenizer", "a tokenizer.json or vocab.txt beside the model")
-    return load_tokenizer(found.folder)
+        if found.tokenizer is None:
+            raise TargetError(f"{found.name} has no tokenizer", "the file of one beside the model")
+        return cls(found.model, framed(found.tokenizer), False, _short(init))
 
 
 def _short(init: str) -> str:
