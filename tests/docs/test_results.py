@@ -86,6 +86,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
     "docs/results/induction.json": induction,
+    "docs/results/memory-size-grafted.json": memory_size,
     "docs/results/memory-size.json": memory_size,
     "docs/results/tournament.json": tournament,
 }
