@@ -3,9 +3,9 @@
 Memorizing Transformers here, with a full memory of 8k and 65k entries a head (exact search) and with none, against
 memorizing-transformers-pytorch 0.4.1 with as many (HNSW by faiss, one key for all heads): a training step (forward, backward,
 AdamW, writing the segment into the memory) and an evaluation step. Both keep a cache of 512. Ours runs as `formers train` runs
-it here (bf16, compiled, with `--model.memory-storage bfloat16`, since what is computed in bf16 is no more) and eager in float32;
-theirs in float32, eager: its search takes no bf16, and it does not compile. Memories are filled with random vectors, of which an
-exact search takes as long as of any.
+it here (bf16, compiled, with `--model.memory-storage bfloat16`, since what is computed in bf16 is no more) and eager in
+float32; theirs in float32, eager: its search takes no bf16, and it does not compile. Memories are filled with random vectors,
+of which an exact search takes as long as of any.
 
 The peer: pip install --no-deps memorizing-transformers-pytorch==0.4.1 einops-exts joblib cloudpickle, and faiss-cpu einops
 """
