@@ -82,10 +82,10 @@ def sweep(
             scored = read(model, [shards.document_tokens(document) for document in group])
             facts = [{"document": d, "bytes": int(shards.documents[d, 2])} for d in group]
             scores.add([a | b for a, b in zip(facts, scored, strict=True)], of | made)
-            done = len([row for row in scores.rows if row["size"] == size])
+            done = len([row for row in scores.rows if row.get("size") == size])
             say(f"memory of {size:,}: {done} of {len(chosen)} documents")
     kept = set(chosen)
-    return [row for row in scores.rows if row["size"] in settings.sizes and row["document"] in kept]
+    return [row for row in scores.rows if row.get("size") in settings.sizes and row["document"] in kept]
 
 
 def _origin(target: str, shards: Shards) -> dict[str, str]:
