@@ -72,6 +72,18 @@ def induction(result: Mapping[str, Any]) -> str:
     return markdown(("", "parameters", *(f"seed {seed}" for seed in seeds)), rows)
 
 
+def memory(result: Mapping[str, Any]) -> str:
+    """What a memory does beside more parameters, a longer window and coming late."""
+    columns = ("", "bits per byte", "against plain", "in pieces of 512", "parameters", "operations a token", "MB a text")
+    rows = []
+    for name, found in result["contestants"].items():
+        change = found["against_plain"]
+        told = "" if change is None else f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+        costs = f"{found['parameters']:,}", f"{found['operations'] / 1e6:.1f} M", f"{found['state_bytes'] / 1e6:.1f}"
+        rows.append((name, f"{found['bits_per_byte']:.3f}", told, f"{found['short']:.3f}", *costs))
+    return markdown(columns, rows)
+
+
 def memory_size(result: Mapping[str, Any]) -> str:
     """Bits per byte of whole documents by the size of the memory they are read with, and what each step in size changed."""
     rows = []
@@ -86,6 +98,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
     "docs/results/induction.json": induction,
+    "docs/results/memory.json": memory,
     "docs/results/memory-size-grafted.json": memory_size,
     "docs/results/memory-size.json": memory_size,
     "docs/results/tournament.json": tournament,
