@@ -74,7 +74,15 @@ def induction(result: Mapping[str, Any]) -> str:
 
 def memory(result: Mapping[str, Any]) -> str:
     """What a memory does beside more parameters, a longer window and coming late."""
-    columns = ("", "bits per byte", "against plain", "in pieces of 512", "parameters", "operations a token", "MB a text")
+    columns = (
+        "",
+        "bits per byte",
+        "against plain",
+        "in pieces of 512",
+        "parameters",
+        "operations a token",
+        "MB a text",
+    )
     rows = []
     for name, found in result["contestants"].items():
         change = found["against_plain"]

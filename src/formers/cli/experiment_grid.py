@@ -93,9 +93,7 @@ def _table(cells: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> Any:
             f"{1e6 * cell['seconds']:.0f}",
             f"{cell['state_bytes'] / 1e6:.2f}",
         )
-    content.caption = (
-        "Operations and us (microseconds): of reading a token. MB: of a text's cache and memory, full."
-    )
+    content.caption = "Operations and us (microseconds): of reading a token. MB: of a text's cache and memory, full."
     content.caption_justify = "left"
     return content
 
