@@ -92,6 +92,7 @@ def _lines(row: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     perplexity = ("perplexity", f"{row['perplexity']:,.2f}")
     if row["objective"] == "next_token":
         hits = f"{100 * row['accuracy']:.2f} % of the next tokens were the likeliest"
+        looked = [("look-ups", f"{100 * row['recall']:.1f} % of the nearest were found")] if "recall" in row else []
         return [
             text,
             ("bits per byte", _number(row["bits_per_byte"])),
@@ -99,7 +100,7 @@ def _lines(row: dict[str, Any], folder: str) -> list[tuple[str, str]]:
             loss,
             perplexity,
             ("accuracy", hits),
-            *[("look-ups", f"{100 * row['recall']:.1f} % of the nearest were found")] * ("recall" in row),
+            *looked,
         ]
     asked = row["objective"].replace("_", " ")
     hits = f"{100 * row['accuracy']:.2f} % of the tokens asked for were the likeliest"
