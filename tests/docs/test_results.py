@@ -108,6 +108,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/induction.json": induction,
     "docs/results/memory.json": memory,
     "docs/results/memory-size-grafted.json": memory_size,
+    "docs/results/memory-size-gpt2-stdlib.json": memory_size,
     "docs/results/memory-size.json": memory_size,
     "docs/results/tournament.json": tournament,
 }
