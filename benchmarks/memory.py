@@ -88,10 +88,10 @@ def products(keys: Any, q: Any) -> None:
     """All scores, a chunk at a time into one block, as a look-up makes them."""
     import torch
 
-    from formers.parts.search import SCORES_AT_A_TIME
+    from formers.parts.search import SCORES_AT_A_TIME, queries_at_once
 
     entries = keys.shape[2]
-    most = max(1, min(QUERIES, SCORES_AT_A_TIME["cpu"] // entries))
+    most = queries_at_once(QUERIES, SCORES_AT_A_TIME["cpu"] // entries)
     block = torch.empty(1, entries, most, dtype=keys.dtype)
     for part, asked in zip(keys.view(-1, 1, entries, D), q.view(-1, 1, QUERIES, D), strict=True):
         for start in range(0, QUERIES, most):

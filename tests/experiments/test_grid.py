@@ -32,7 +32,7 @@ def test_every_combination_has_its_loss_and_its_costs(
             costs = [by_cell[cache, size][name] for size in (0, 16, 64)]
             assert costs == sorted(set(costs))  # a larger memory costs more
         assert by_cell[0, 16][name] < by_cell[8, 16][name]  # and so does a longer cache
-    monkeypatch.setattr(grid, "read", None)  # what was measured is not measured again
+    monkeypatch.setattr(grid, "read_documents", None)  # what was measured is not measured again
     assert measure(str(folder), shards, tmp_path, SETTINGS) == rows
 
 

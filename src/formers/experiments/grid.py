@@ -17,8 +17,8 @@ import torch
 from formers.config import require
 from formers.data import Shards
 from formers.experiments.contest import TRAIN, costs
-from formers.experiments.memory_size import SweepSettings, choose
-from formers.experiments.reading import LENGTH, Scores, change, means, origin, read
+from formers.experiments.memory_size import SweepSettings, choose, origin_of, read_documents
+from formers.experiments.reading import LENGTH, Scores, change, means
 from formers.hub import targets
 from formers.inspection.anatomy import cost
 
@@ -60,12 +60,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each cell and document: its tokens, bytes, sums of loss, and the seconds of reading it. Rows that stand in
     out/scores.jsonl are not measured again. Raises ConfigError for a cell that the model cannot be, before anything is read."""
-    chosen, scores = (
-        choose(shards, SweepSettings(documents=settings.documents, longer_than=settings.longer_than)),
-        Scores(out),
-    )
-    path = targets.parse(target).path
-    made = {"weights": target} if path is None else origin(path, shards)
+    chosen = choose(shards, SweepSettings(documents=settings.documents, longer_than=settings.longer_than))
+    scores, made = Scores(out), origin_of(target, shards)
     for cell in settings.cells():
         targets.load(target, **cell)
     for cell in settings.cells():
@@ -81,11 +77,10 @@ def measure(
 
 
 def _timed(model: Any, shards: Shards, documents: Sequence[int]) -> list[dict[str, Any]]:
-    texts, began = [shards.document_tokens(document) for document in documents], time.perf_counter()
-    scored = read(model, texts)
-    each = (time.perf_counter() - began) / sum(row["tokens"] for row in scored)
-    facts = [{"document": int(d), "bytes": int(shards.documents[d, 2])} for d in documents]
-    return [a | b | {"seconds": each * b["tokens"]} for a, b in zip(facts, scored, strict=True)]
+    began = time.perf_counter()
+    rows = read_documents(model, shards, documents)
+    each = (time.perf_counter() - began) / sum(row["tokens"] for row in rows)
+    return [row | {"seconds": each * row["tokens"]} for row in rows]
 
 
 def words(cell: Cell) -> str:

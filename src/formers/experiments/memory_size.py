@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from formers.config import require
 from formers.data import Shards
@@ -70,7 +71,7 @@ def sweep(
     target  a run or folder of a model with a setting `memory_size`
     say     is told what has been measured
     """
-    chosen, scores, made = choose(shards, settings), Scores(out), _origin(target, shards)
+    chosen, scores, made = choose(shards, settings), Scores(out), origin_of(target, shards)
     for size in settings.sizes:
         of = {"size": size}
         todo = scores.missing(chosen, of, made)
@@ -79,16 +80,21 @@ def sweep(
         model = targets.load(target, dtype=torch.float32, memory_size=size)
         for first in range(0, len(todo), settings.rows):
             group = todo[first : first + settings.rows]
-            scored = read(model, [shards.document_tokens(document) for document in group])
-            facts = [{"document": d, "bytes": int(shards.documents[d, 2])} for d in group]
-            scores.add([a | b for a, b in zip(facts, scored, strict=True)], of | made)
+            scores.add(read_documents(model, shards, group), of | made)
             done = len([row for row in scores.rows if row.get("size") == size])
             say(f"memory of {size:,}: {done} of {len(chosen)} documents")
     kept = set(chosen)
     return [row for row in scores.rows if row.get("size") in settings.sizes and row["document"] in kept]
 
 
-def _origin(target: str, shards: Shards) -> dict[str, str]:
+def read_documents(model: nn.Module, shards: Shards, documents: Sequence[int]) -> list[dict[str, Any]]:
+    """A row for each document, read whole beside the others: its number, bytes, tokens and sums."""
+    scored = read(model, [shards.document_tokens(document) for document in documents])
+    facts = [{"document": int(d), "bytes": int(shards.documents[d, 2])} for d in documents]
+    return [a | b for a, b in zip(facts, scored, strict=True)]
+
+
+def origin_of(target: str, shards: Shards) -> dict[str, str]:
     """What scores of a target come of; of the hub's, whose files are fetched later, its name."""
     path = targets.parse(target).path
     return {"weights": target} if path is None else origin(path, shards)

@@ -213,8 +213,7 @@ def _search_piece(
     heads, sharing, m, d = q.shape
     n = entries.stop - entries.start
     budget, k = max(1, _budget(q) // n), min(k, n)
-    most = max(1, min(m, budget // sharing))
-    most = most // QUERIES_A_TILE * QUERIES_A_TILE or most
+    most = queries_at_once(m, budget // sharing)
     heads_at_once = max(1, min(heads, budget // (sharing * most)))
     for first in range(0, heads, heads_at_once):
         some = slice(first, min(first + heads_at_once, heads))
@@ -230,6 +229,12 @@ def _search_piece(
             values, slots = best_columns(scores, k)
             for target, found in zip(into, (values, slots + entries.start), strict=True):
                 target[some, :, chunk, :k] = found.unflatten(1, (sharing, -1)).to(target.dtype)
+
+
+def queries_at_once(queries: int, room: int) -> int:
+    """Of `queries` where there is room for the scores of so many: whole tiles where it can be."""
+    most = max(1, min(queries, room))
+    return most // QUERIES_A_TILE * QUERIES_A_TILE or most
 
 
 def _budget(q: Tensor) -> int:
