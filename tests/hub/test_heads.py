@@ -119,7 +119,8 @@ def test_a_body_without_a_pooler_is_the_body_alone_in_both_directions(name: str,
     stored, written = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "ours"))
     assert same(stored, written)
     again = type(theirs).from_pretrained(tmp_path / "ours", add_pooling_layer=False)
-    assert torch.equal(again(IDS).last_hidden_state, theirs(IDS).last_hidden_state)
+    read, written = again(IDS).last_hidden_state, theirs(IDS).last_hidden_state
+    torch.testing.assert_close(read, written, rtol=0, atol=1e-12)  # where a tensor lies in memory may change its sums
     assert formers.load(tmp_path / "ours", head="token", num_labels=5)(IDS).logits.shape == (1, 11, 5)
 
 

@@ -13,7 +13,8 @@ from formers.experiments import evaluation
 from formers.experiments.evaluation import evaluate_model
 from formers.hub import Resolved
 from formers.inspection.anatomy import cost
-from formers.parts import recollection
+from formers.inspection.footprint import Ledger
+from formers.parts import piecewise, recollection
 from formers.parts.approximate import Approximate
 from formers.training import train
 from tests.training import small
@@ -89,6 +90,20 @@ def test_an_evaluation_with_approximate_look_ups_says_what_share_they_found(monk
     row = evaluate(memorizing(memory_search="approximate").eval(), recipe)
     assert 0 < row["recall"] <= 1
     assert "recall" not in evaluate(memorizing().eval(), recipe)
+
+
+def test_an_evaluation_with_more_neighbours_than_there_are_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `formers eval RUN --set neighbours=100000` has it: what is found is the same, and what is held is not."""
+    monkeypatch.setattr(evaluation, "choose_precision", lambda *_: "float32")
+    model, held, found = memorizing(neighbours=100_000, memory_size=1000).eval(), [], []
+    for numbers in (1 << 40, 1 << 16):
+        monkeypatch.setitem(piecewise.NUMBERS_AT_A_TIME, "cpu", numbers)
+        with Ledger({}) as ledger:
+            found.append(evaluate(model, {"train": {"seq_len": 64, "carry_state": True}}))
+        held.append(ledger.most)
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], abs=1e-6)
+    assert held[0] > 16 * 64 * 1000 * 24 * 4  # keys alone
+    assert held[1] < held[0] / 10
 
 
 def test_a_model_that_comes_without_a_run_and_has_no_limit_is_evaluated_on_whole_documents() -> None:

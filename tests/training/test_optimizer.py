@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from formers.errors import RunError
+from formers.errors import ConfigError, RunError
 from formers.training.optimizer import decay_names, load_optimizer_tensors, make_optimizer, optimizer_tensors, set_lr
 from formers.training.settings import TrainSettings
 
@@ -100,3 +100,36 @@ def test_the_rate_reaches_every_group():
     optimizer = optimizer_of(Small())
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_adafactor_steps_in_proportion_to_the_size_of_a_weight():
+    model = Small()
+    with torch.no_grad():
+        model.embedding.weight.mul_(100)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step(model, optimizer_of(model, optimizer="adafactor", lr=1e-2, weight_decay=0.0))
+    for name in ("embedding.weight", "table"):
+        now, then = model.get_parameter(name).detach(), before[name]
+        moved = (now - then).square().mean().sqrt() / then.square().mean().sqrt()
+        assert 0.003 < moved <= 0.01 + 1e-6, name
+
+
+def test_adafactor_goes_on_from_its_state_and_holds_no_square_of_a_matrix():
+    whole, parted = Small(), Small()
+    parted.load_state_dict(whole.state_dict())
+    first, second = (optimizer_of(model, optimizer="adafactor") for model in (whole, parted))
+    for _ in range(2):
+        step(whole, first)
+    step(parted, second)
+    stored = optimizer_tensors(second, names_of(parted))
+    assert stored["row_var.embedding.weight"].numel() + stored["col_var.embedding.weight"].numel() == 7 + 5
+    again = optimizer_of(parted, optimizer="adafactor")
+    load_optimizer_tensors(again, names_of(parted), stored)
+    step(parted, again)
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, parted.get_parameter(name)), name
+
+
+def test_adafactor_over_shares_of_weights_is_refused():
+    with pytest.raises(ConfigError, match="adafactor with parallel fsdp"):
+        TrainSettings(optimizer="adafactor", parallel="fsdp")

@@ -68,7 +68,11 @@ class OneCallNorm(nn.Module):
 
 
 def _suits_onednn(weight: Tensor) -> bool:
-    return torch.backends.mkldnn.is_available() and weight.dtype in (torch.float32, torch.bfloat16)
+    """oneDNN has no products in bfloat16 for CPUs without AVX-512."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    in_bfloat16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32 or in_bfloat16
 
 
 def stepper_of(model: nn.Module, batch: int, steps: int, pack: bool | None = None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""AdamW with decay groups, and its state by parameter name."""
+"""AdamW or Adafactor with decay groups, and its state by parameter name."""
 
 from __future__ import annotations
 
@@ -29,15 +29,20 @@ def decay_names(model: nn.Module) -> frozenset[str]:
 
 def make_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]], decaying: frozenset[str], settings: TrainSettings
-) -> torch.optim.AdamW:
-    """AdamW over the named parameters that train, the decaying ones in the first group. Fused where torch can."""
+) -> torch.optim.Optimizer:
+    """`settings.optimizer` over the named parameters that train, the decaying ones in the first group. AdamW is fused where
+    torch can. Adafactor (1804.04235), with which T5 was trained, steps in proportion to the size of a weight; it keeps no
+    momentum, and of a matrix's squares the means of rows and columns."""
     named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for n, p in named if n in decaying], "weight_decay": settings.weight_decay},
         {"params": [p for n, p in named if n not in decaying], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adafactor":
+        return torch.optim.Adafactor(groups, lr=settings.lr)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.adam_eps,

@@ -29,6 +29,7 @@ LATER: dict[str, tuple[Any, ...]] = {
     "target_len": (None,),
     "cycle_growth": (1.0,),
     "flat_share": (0.0,),
+    "optimizer": ("adamw",),
 }
 """Settings that old runs do not name, and the values that mean what those runs did."""
 
@@ -58,6 +59,8 @@ class TrainSettings:
     """Tokens a row."""
     accumulate: int = 1
     """Micro-batches that an update is made of, each of batch_size / accumulate rows: less memory, the same gradient."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """adafactor: steps in proportion to the size of each weight, and less to store. Its rates are higher, about 1e-2."""
     lr: float = 1e-3
     """Peak learning rate."""
     min_lr_ratio: float = 0.1
@@ -77,7 +80,7 @@ class TrainSettings:
     weight_decay: float = 0.1
     """Decay of weights with two or more axes, embeddings included; norms, biases and gains do not decay."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's averaging of gradients and of their squares."""
+    """AdamW's averaging of gradients and of their squares. Adafactor has its own."""
     adam_eps: float = 1e-8
     """AdamW's epsilon."""
     clip: float | None = 1.0
@@ -167,6 +170,8 @@ def _problems(s: TrainSettings) -> Iterator[str]:
     for name in ("warmup", "weight_decay", "seed", "eval_every", "eval_batches", "checkpoint_every", "sample_every"):
         if getattr(s, name) < 0:
             yield f"{name} is {getattr(s, name)}, wanted at least 0"
+    if s.optimizer == "adafactor" and s.parallel == "fsdp":
+        yield "optimizer adafactor with parallel fsdp, wanted adamw, or ddp: means of rows and columns want whole matrices"
     if not s.only:
         yield "only is empty, wanted all, or what is to learn"
     for name in ("overfit_batches", "limit_batches"):
