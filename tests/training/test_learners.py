@@ -12,8 +12,10 @@ import formers
 from formers.errors import ConfigError
 from formers.models.grafted import graft_memory
 from formers.training import train
-from formers.training.learners import learners, only_these_learn
+from formers.training.learners import learners, lr_factors, only_these_learn
 from formers.training.objective import parameter_count
+from formers.training.optimizer import decay_names, make_optimizer, set_lr
+from formers.training.settings import TrainSettings
 from tests.training import small
 
 GATE = "base.trunk.blocks.1.attention.merge.logit"
@@ -107,3 +109,29 @@ def test_recipe_json_counts_what_is_held_still_too(tmp_path: Path) -> None:
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert recipe["parameters"] == parameter_count(model, frozen=True)
     assert recipe["train"]["only"] == ["gates"]
+
+
+def test_what_learns_at_a_multiple_of_the_rate() -> None:
+    model = grafted()
+    factors = lr_factors(model, ("*.norm*=0.1", "gates=30"))
+    gates = [name for name in dict(model.named_parameters()) if ".merge." in name]
+    assert gates
+    assert all(factors[name] == 30 for name in gates)
+    settings = TrainSettings(lr=1e-3, lr_factors=("gates=30",))
+    optimizer = make_optimizer(model.named_parameters(), decay_names(model), settings, factors)
+    set_lr(optimizer, 2e-3)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert len(rates) == len(named)
+    assert {rates[id(named[name])] for name in gates} == {30 * 2e-3}
+    assert {round(rates[id(p)] / 2e-3, 6) for name, p in named.items() if name not in gates} == {1.0, 0.1}
+
+
+def test_recipes_name_gates_that_a_model_may_lack_and_patterns_must_mean_something() -> None:
+    model = small.gpt2()
+    assert lr_factors(model, ("gates=30",)) == {}
+    with pytest.raises(ConfigError, match="nothing_here"):
+        lr_factors(model, ("nothing_here*=2",))
+    for wrong in ("gates", "gates=fast", "gates=-1", "=3"):
+        with pytest.raises(ConfigError, match="WHAT=FACTOR"):
+            TrainSettings(lr_factors=(wrong,))

@@ -54,5 +54,5 @@ def test_what_weights_depend_on_leaves_out_only_what_they_do_not():
     assert names >= FREE | RESTORED
     assert TrainSettings().of_the_weights().keys() == names - FREE - RESTORED - LATER.keys()
     masks = {"objective": "masked_token", "masking": "words", "masked_share": 0.2, "mean_span": 2.0, "target_len": 8}
-    changed = TrainSettings(**masks, cycle_growth=2.0, flat_share=0.1, optimizer="adafactor")
+    changed = TrainSettings(**masks, cycle_growth=2.0, flat_share=0.1, optimizer="adafactor", lr_factors=("gates=30",))
     assert changed.of_the_weights().keys() == names - FREE - RESTORED

@@ -1,4 +1,5 @@
-"""Which parameters learn: all, or those that `TrainSettings.only` names. The others are held still for the time."""
+"""Which parameters learn: all, or those that `TrainSettings.only` names, the others being held still for the time; and which
+learn faster or slower than the rest (`TrainSettings.lr_factors`)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from formers.errors import ConfigError, suggest
 from formers.parts.recollection import memory_attentions
+from formers.training.settings import split_factor
 
 Names = dict[str, nn.Parameter]
 
@@ -42,6 +44,19 @@ def learners(model: nn.Module, only: Sequence[str]) -> Names:
     return {name: parameter for found in meant.values() for name, parameter in found.items()}
 
 
+def lr_factors(model: nn.Module, factors: Sequence[str]) -> dict[str, float]:
+    """By parameter name, the multiples of the learning rate that ``gates=30`` and the like ask for; the last one holds.
+
+    Gates of a model that has none are passed over, since recipes name them. Raises ConfigError for patterns as `learners` does.
+    """
+    found: dict[str, float] = {}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    for word, factor in map(split_factor, factors):
+        meant = WORDS[word](model, named) if word in WORDS else learners(model, (word,))
+        found |= dict.fromkeys(meant, factor)
+    return found
+
+
 def _matching(pattern: str, named: Names) -> Names:
     return {name: parameter for name, parameter in named.items() if fnmatch.fnmatchcase(name, pattern)}
 
@@ -64,7 +79,7 @@ def _means_nothing(words: list[str], model: nn.Module, named: Names) -> tuple[st
     if {"gates", "memory"} & set(words):
         reason = "; its memories have no gates" if memory_attentions(model) else "; the model has no memory"
     return (
-        f"only names {', '.join(map(repr, words))}, which {type(model).__name__} has no parameter for{reason}",
+        f"{', '.join(map(repr, words))} is asked for, which {type(model).__name__} has no parameter for{reason}",
         f"{', '.join(WORDS)}, or patterns of: {', '.join(kinds)}",
         suggest(words[0], [*WORDS, *kinds]),
     )

@@ -28,32 +28,39 @@ def decay_names(model: nn.Module) -> frozenset[str]:
 
 
 def make_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]], decaying: frozenset[str], settings: TrainSettings
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    decaying: frozenset[str],
+    settings: TrainSettings,
+    factors: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """`settings.optimizer` over the named parameters that train, the decaying ones in the first group. AdamW is fused where
+    """`settings.optimizer` over the named parameters that train, the decaying ones first, those that learn at another multiple
+    of the rate (`factors`, by name) in groups of their own. AdamW is fused where
     torch can. Adafactor (1804.04235), with which T5 was trained, steps in proportion to the size of a weight; it keeps no
     momentum, and of a matrix's squares the means of rows and columns."""
-    named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
-    groups = [
-        {"params": [p for n, p in named if n in decaying], "weight_decay": settings.weight_decay},
-        {"params": [p for n, p in named if n not in decaying], "weight_decay": 0.0},
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            groups.setdefault((name in decaying, (factors or {}).get(name, 1.0)), []).append(parameter)
+    named = [
+        {"params": found, "weight_decay": settings.weight_decay * decay, "factor": factor}
+        for (decay, factor), found in groups.items()
+        if found
     ]
-    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adafactor":
-        return torch.optim.Adafactor(groups, lr=settings.lr)
+        return torch.optim.Adafactor(named, lr=settings.lr)
     return torch.optim.AdamW(
-        groups,
+        named,
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.adam_eps,
-        fused=all(p.device.type in ("cpu", "cuda") for _, p in named),
+        fused=all(p.device.type in ("cpu", "cuda") for found in groups.values() for p in found),
     )
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Apply a learning rate to every group."""
+    """Apply a learning rate to every group, at the group's multiple."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("factor", 1.0)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:

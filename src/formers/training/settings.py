@@ -30,6 +30,7 @@ LATER: dict[str, tuple[Any, ...]] = {
     "cycle_growth": (1.0,),
     "flat_share": (0.0,),
     "optimizer": ("adamw",),
+    "lr_factors": ((), []),
 }
 """Settings that old runs do not name, and the values that mean what those runs did."""
 
@@ -95,6 +96,8 @@ class TrainSettings:
     """Tokens see only their own document. False: all of the row before them, which lets causal kernels run."""
     only: tuple[str, ...] = ("all",)
     """What learns: all, gates (of the memories), memory (the layers that have one), or patterns of parameter names."""
+    lr_factors: tuple[str, ...] = ()
+    """What learns at a multiple of the rate, in the words of `only`: gates=30, *.norm.*=0.1."""
     carry_state: bool = False
     """Rows go on from step to step with the model's state, as a view of streams gives them."""
     state_length: int | None = None
@@ -163,6 +166,15 @@ class TrainSettings:
         return {name: value for name, value in to_dict(self).items() if name not in FREE | RESTORED | without}
 
 
+def split_factor(asked: str) -> tuple[str, float]:
+    """``gates=30`` as ("gates", 30.0); a factor of 0 where it is none."""
+    word, _, factor = asked.rpartition("=")
+    try:
+        return word, float(factor) if word else 0.0
+    except ValueError:
+        return word, 0.0
+
+
 def _problems(s: TrainSettings) -> Iterator[str]:
     for name in ("steps", "batch_size", "seq_len", "accumulate", "cycles"):
         if getattr(s, name) < 1:
@@ -172,6 +184,9 @@ def _problems(s: TrainSettings) -> Iterator[str]:
             yield f"{name} is {getattr(s, name)}, wanted at least 0"
     if s.optimizer == "adafactor" and s.parallel == "fsdp":
         yield "optimizer adafactor with parallel fsdp, wanted adamw, or ddp: means of rows and columns want whole matrices"
+    for asked in s.lr_factors:
+        if split_factor(asked)[1] <= 0:
+            yield f"lr_factors has {asked!r}, wanted WHAT=FACTOR with a factor above 0, such as gates=30"
     if not s.only:
         yield "only is empty, wanted all, or what is to learn"
     for name in ("overfit_batches", "limit_batches"):

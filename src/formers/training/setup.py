@@ -21,6 +21,7 @@ from formers.training.distributed import Team
 from formers.training.job import Job
 from formers.training.objective import Objective, accepts, is_float64, parameter_count
 from formers.training.objectives import make_objective
+from formers.training.learners import lr_factors
 from formers.training.optimizer import (
     decay_names,
     like,
@@ -123,7 +124,7 @@ def assemble(job: Job, team: Team, numerics: Numerics) -> Parts:
     model.to(numerics.device).train()
     is_sharded = team.world > 1 and settings.parallel == "fsdp"
     unsharded = copy.deepcopy(model).cpu() if is_sharded and team.first else None
-    decaying = decay_names(model)
+    decaying, factors = decay_names(model), lr_factors(model, settings.lr_factors)
     objective = make_objective(model, settings.objective, precision=numerics.precision)
     wrapped = team.wrap(objective, compiled=numerics.compile)
     num_lanes = team.world * settings.accumulate
@@ -134,7 +135,7 @@ def assemble(job: Job, team: Team, numerics: Numerics) -> Parts:
     return Parts(
         objective=objective,
         wrapped=wrapped,
-        optimizer=make_optimizer(model.named_parameters(), decaying, settings),
+        optimizer=make_optimizer(model.named_parameters(), decaying, settings, factors),
         names={parameter: name for name, parameter in model.named_parameters()},
         states=states,
         lanes=range(team.rank * settings.accumulate, (team.rank + 1) * settings.accumulate),
