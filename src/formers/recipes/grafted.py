@@ -1,7 +1,8 @@
 """Recipes for a decoder that was given a memory (formers graft): the model is the one that --init names.
 
 They differ in what learns, and so in the learning rate; `--train.only` says it otherwise. Gates begin shut, and a number moves
-by the rate a step: theirs is 3e-2 everywhere, or nothing that a memory finds is heard for hundreds of steps. Times are of two CPU cores.
+by the rate a step: theirs is 3e-2 everywhere, or nothing that a memory finds is heard for hundreds of steps. Times are of two
+CPU cores.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from formers.training.batches import CarriedStates, state_length
 from formers.training.checkpoints import Checkpoint
 from formers.training.distributed import Team
 from formers.training.job import Job
+from formers.training.learners import lr_factors
 from formers.training.objective import Objective, accepts, is_float64, parameter_count
 from formers.training.objectives import make_objective
-from formers.training.learners import lr_factors
 from formers.training.optimizer import (
     decay_names,
     like,
