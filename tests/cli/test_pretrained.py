@@ -61,3 +61,12 @@ def test_resuming_a_training_there_is_refused(formers: Formers) -> None:
 
 def test_a_wrong_name_in_a_comparison_is_suggested(formers: Formers) -> None:
     assert "did you mean 'gpt2-stdlib'?" in formers.refuses("compare", "gpt2-stdlb", "memory_mosaics-stdlib")
+
+
+def test_text_is_cut_by_the_tokenizer_of_a_packaged_model_or_of_a_run(formers: Formers, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("class Stack:\n    pass\n" * 30)
+    for name, choice in {"name": "gpt2-stdlib", "run": str(pretrained.find("gpt2-stdlib"))}.items():
+        built = ("--out", str(tmp_path / name), "--tokenizer", choice, "--json")
+        assert formers("data", "build", str(text), *built).json["vocab_size"] == 2048
+    assert "no tokenizer 'gpt3-stdlib'" in formers("data", "build", str(text), "--tokenizer", "gpt3-stdlib").err

@@ -22,7 +22,8 @@ class Options:
     out: Path = Path("shards")
     """The shard folder to write."""
     tokenizer: str = "bpe"
-    """bpe, wordpiece or unigram (trained on the text), byte, char, gpt2, or a folder with a tokenizer.json."""
+    """bpe, wordpiece or unigram (trained on the text), byte, char, gpt2, a folder with a tokenizer.json, or that of a run or of
+    a model that comes with formers (gpt2-stdlib)."""
     vocab_size: int | None = None
     """Tokens of a trained vocabulary, 4096 where it is none; the other tokenizers have their own."""
     validation: float = 0.1
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> None:
     from formers.data import build, build_pairs
 
     settings = {name: getattr(options, name) for name in ("tokenizer", "vocab_size", "validation", "seed")}
+    settings["tokenizer"] = _tokenizer(options.tokenizer)
     if options.pairs:
         summary = build_pairs(options.sources, options.out, **settings)
     else:
@@ -55,3 +57,17 @@ def main(arguments: list[str]) -> None:
     recipe = "t5.tiny --train.objective source_to_target" if options.pairs else "gpt2.tiny"
     stdout().print(f"\ntrain on it: formers train {recipe} --data {options.out}", style="dim", markup=False)
     return None
+
+
+def _tokenizer(choice: str) -> str:
+    """The name of a run or a packaged model as the folder of its tokenizer; any other choice as it is."""
+    from formers.data.vocabulary import NAMES
+    from formers.errors import FormersError
+    from formers.hub import targets
+
+    if choice in NAMES:
+        return choice
+    try:
+        return str(targets.tokenizer_folder(choice) or choice)
+    except FormersError:  # no model: a file, or nothing, of which the builder knows what to say
+        return choice

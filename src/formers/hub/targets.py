@@ -75,12 +75,31 @@ class Resolved:
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer beside the model, else that of the run's shards, or None. Raises DataError, when it is first asked
         for, if it cannot be read."""
-        from formers.text.load import load_tokenizer, tokenizer_file
+        from formers.text.load import load_tokenizer
 
-        shards = (self.recipe or {}).get("shards")
-        folders = [self.folder, shards.get("folder") if isinstance(shards, dict) else None]
-        found = [Path(folder) for folder in folders if folder and tokenizer_file(Path(folder))]
-        return load_tokenizer(found[0]) if found else None
+        found = _tokenizer_folder(self.folder, self.recipe)
+        return load_tokenizer(found) if found else None
+
+
+def _tokenizer_folder(folder: Path | None, recipe: Mapping[str, Any] | None) -> Path | None:
+    """A model folder that holds its tokenizer, else the run's shards, or None."""
+    from formers.text.load import tokenizer_file
+
+    shards = (recipe or {}).get("shards")
+    folders = [folder, shards.get("folder") if isinstance(shards, dict) else None]
+    return next((Path(each) for each in folders if each and tokenizer_file(Path(each))), None)
+
+
+def tokenizer_folder(target: str | Path) -> Path | None:
+    """Where the tokenizer of a run, a model folder or a packaged model lies; no weight is read. None where it has none.
+
+    Raises:
+        TargetError: nothing of that name. RunError: a recipe that cannot be read.
+    """
+    parsed = parse(target)
+    if parsed.kind == "run" and parsed.path is not None:
+        return _tokenizer_folder(parsed.path / "model", read_recipe(parsed.path))
+    return _tokenizer_folder(parsed.path, None)
 
 
 # --- what is meant ----------------------------------------------------------------------------------------------------
