@@ -48,7 +48,16 @@ def in_calls(made: Any, ids: Tensor, *lengths: int, positions: Positions | None 
     return torch.cat(found, 1)
 
 
-VARIANTS = [{}, {"remember": "keys"}, {"norm": "pre"}, {"untie": True}, {"memory_length": 0}, {"memory_length": 30}]
+VARIANTS = [
+    {},
+    {"remember": "keys"},
+    {"norm": "pre"},
+    {"untie": True},
+    {"memory_length": 0},
+    {"memory_length": 30},
+    {"recurrence": "same_layer"},
+    {"recurrence": "same_layer", "memory_length": 3},
+]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v)) or "paper")
@@ -84,9 +93,12 @@ def test_layers_reach_further_than_the_memory() -> None:
         assert int(moved.nonzero().max()) == furthest
 
 
-@pytest.mark.parametrize("remember", ["inputs", "keys"])
-def test_each_row_forgets_by_itself_where_a_document_begins(remember: str) -> None:
-    made, ids = model(remember=remember), text(3, 24)
+WAYS: list[dict[str, Any]] = [{"remember": "inputs"}, {"remember": "keys"}, {"recurrence": "same_layer"}]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_row_forgets_by_itself_where_a_document_begins(way: dict[str, Any]) -> None:
+    made, ids = model(**way), text(3, 24)
     state = made(ids[:, :13], state=made.init_state(3, 24)).state.commit()
     state = state.reset(torch.tensor([False, True, False]))
     logits = made(ids[:, 13:], state=state).logits
@@ -96,8 +108,9 @@ def test_each_row_forgets_by_itself_where_a_document_begins(remember: str) -> No
     assert (alone - whole[1:2]).abs().max() > 1e-3
 
 
-def test_ragged_rows_and_a_second_document_in_any_cut() -> None:
-    made, ids = model(), text(2, 23)
+@pytest.mark.parametrize("way", WAYS)
+def test_ragged_rows_and_a_second_document_in_any_cut(way: dict[str, Any]) -> None:
+    made, ids = model(**way), text(2, 23)
     index = torch.tensor([[-1] * 4 + [*range(19)], [*range(9), *range(11), -1, -1, -1]])
     document = torch.tensor([[4] * 23, [1] * 9 + [2] * 14])
     positions = Positions(index, document)
@@ -115,9 +128,9 @@ def test_ragged_rows_and_a_second_document_in_any_cut() -> None:
 # --- gradients -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("remember", ["inputs", "keys"])
-def test_no_gradient_reaches_the_segment_before(remember: str) -> None:
-    made, ids = model(remember=remember), text(2, 10)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_gradient_reaches_the_segment_before(way: dict[str, Any]) -> None:
+    made, ids = model(**way), text(2, 10)
     embedded: list[Tensor] = []
     hook = made.tokens.register_forward_hook(lambda m, args, out: embedded.append(out.requires_grad_()))
     first = made(ids[:, :5], state=made.init_state(2, 10))
@@ -214,9 +227,9 @@ def test_dropout_is_drawn_in_training_alone_and_from_the_seed() -> None:
     assert not torch.equal(drawn[0], made.eval()(ids).logits)
 
 
-@pytest.mark.parametrize(("remember", "width"), [("inputs", 22), ("keys", 2 * 3 * 5)])
-def test_a_state_takes_what_memory_and_segment_take_and_grows_no_further(remember: str, width: int) -> None:
-    made = model(remember=remember)
+@pytest.mark.parametrize(("way", "width"), list(zip(WAYS, (22, 2 * 3 * 5, 2 * 22), strict=True)))
+def test_a_state_takes_what_memory_and_segment_take_and_grows_no_further(way: dict[str, Any], width: int) -> None:
+    made = model(**way)
     entry = width * 8 + 2 * 8  # float64, and its index and document
     wanted = 2 * 3 * ((7 + 5) * entry + 8) + 2 * 8  # rows, layers, entries, how many were written; next index
     state = made.init_state(2, 1000)
@@ -233,6 +246,8 @@ def test_a_state_takes_what_memory_and_segment_take_and_grows_no_further(remembe
         ({"d_head": None}, "not a multiple of num_heads 3: give d_head"),
         ({"remember": "hidden"}, "'inputs' | 'keys'"),
         ({"norm": "mid"}, "'post' | 'pre'"),
+        ({"recurrence": "same_layer", "norm": "pre"}, "remember 'inputs' and norm 'pre', wanted 'inputs' and 'post'"),
+        ({"recurrence": "same_layer", "remember": "keys"}, "remember 'keys' and norm 'post', wanted"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -248,9 +263,11 @@ def test_the_papers_sizes_have_the_papers_parameters(preset: str, millions: int)
     assert round(sum(p.numel() for p in made.parameters()) / 1e6) == millions
 
 
-@pytest.mark.parametrize("remember", ["inputs", "keys"])
-def test_a_text_longer_than_its_state_was_made_for_is_refused_not_read_with_a_shorter_memory(remember: str) -> None:
-    made = formers.build("transformer_xl", "nano", segment_length=5, memory_length=11, remember=remember).eval()
+@pytest.mark.parametrize("way", WAYS)
+def test_a_text_longer_than_its_state_was_made_for_is_refused_not_read_with_a_shorter_memory(
+    way: dict[str, Any],
+) -> None:
+    made = formers.build("transformer_xl", "nano", segment_length=5, memory_length=11, **way).eval()
     ids = torch.arange(40)[None]
     with torch.no_grad():
         state = made.init_state(1, 15)

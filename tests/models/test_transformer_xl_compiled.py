@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bf16", 0.1)])
-@pytest.mark.parametrize("remember", ["inputs", "keys"])
+@pytest.mark.parametrize("remember", ["inputs", "keys", "same_layer"])
 def test_compiled_the_loss_and_every_gradient_are_the_same(remember: str, precision: str, tolerance: float) -> None:
     command = [sys.executable, "-m", "tests.models.compiled_segments", remember, precision]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -16,6 +16,8 @@ Departures from the authors' code (kimiyoung/transformer-xl, pytorch/)
 - Documents do not see each other, and a row's memory is emptied where a document begins. Theirs streams a whole corpus.
 - `remember="keys"` keeps projected keys and values instead: the same numbers while weights stand still, cheaper by the
   projection of the memory, but W_k and W_v get no gradient through what is remembered.
+- `recurrence="same_layer"` is no part of the paper: of earlier segments layer n sees what it gave itself (ERNIE-Doc,
+  2012.15688), so that a dependency may be longer than layers times memory. The same weights; no gradient crosses segments.
 - An ordinary softmax with tied weights and a bias in place of the adaptive one with projections (`div_val`, clusters).
 - `norm="pre"` is a sublayer's norm before it and one final norm. Their `pre_lnorm` has no final norm, and norms remembered
   inputs afresh; ours remembers what was normed, so a norm's gain gets no gradient through the memory.
@@ -50,9 +52,10 @@ from formers.parts.masks import Causal, SameDocument, Segments
 from formers.parts.model import Model
 from formers.parts.norms import LayerNorm
 from formers.parts.positions import Positions
+from formers.parts.recurrence import InputOutputWindow, SameLayer, SameLayerAttention
 from formers.parts.states import Tree
 from formers.parts.terms import RelativeBiases, RelativeSinusoids
-from formers.parts.trunk import PostNorm, PreNorm
+from formers.parts.trunk import PostNorm, PreNorm, Trunk
 from formers.weights import Rename, Rule, Table, Tie
 
 
@@ -75,6 +78,9 @@ class TransformerXLConfig:
     """Tokens before its segment that a token sees. More than in training may serve evaluation well (section 4)."""
     remember: Literal["inputs", "keys"] = "inputs"
     """inputs: the paper's. keys: projected keys and values, cheaper, with less of the gradient."""
+    recurrence: Literal["layer_below", "same_layer"] = "layer_below"
+    """Of earlier segments a layer sees what it was given, that is what the layer below gave (the paper's), or what it gave
+    itself (ERNIE-Doc's; parts/recurrence.py). With remembered inputs and norms behind alone."""
     norm: Literal["post", "pre"] = "post"
     untie: bool = False
     """Each layer has its own u and v."""
@@ -93,9 +99,14 @@ class TransformerXLConfig:
         problems += uneven_heads(self, ": give d_head") if self.d_head is None else []
         if self.d_head is not None and self.d_head < 1:
             problems.append(f"d_head is {self.d_head}, wanted at least 1")
-        for name, known in (("remember", ("inputs", "keys")), ("norm", ("post", "pre"))):
+        ways = {"remember": ("inputs", "keys"), "norm": ("post", "pre"), "recurrence": ("layer_below", "same_layer")}
+        for name, known in ways.items():
             if getattr(self, name) not in known:
                 problems.append(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")
+        if self.recurrence == "same_layer" and (self.remember, self.norm) != ("inputs", "post"):
+            problems.append(
+                f"recurrence is 'same_layer' with remember {self.remember!r} and norm {self.norm!r}, wanted 'inputs' and 'post'"
+            )
         require("TransformerXLConfig", problems)
 
     @property
@@ -147,11 +158,15 @@ class TransformerXL(Model):
             {"attention": attention(config, shared), "feed_forward": feed_forward(config)}
             for _ in range(config.num_layers)
         ]
-        kind = PostNorm if config.norm == "post" else PreNorm
-        self.trunk = kind(blocks, lambda: LayerNorm(config.d_model, config.eps), dropout=config.dropout)
+        self.trunk = trunk(config, blocks)
         self.head = LanguageHead(config.d_model, config.vocab_size, bias=True)
         self.head.tie(self.tokens)
         self.initialise(torch.Generator().manual_seed(seed))
+        if config.recurrence == "same_layer":
+            self.law_exceptions = {
+                "segments equal whole": "of earlier segments its layers see what they gave themselves, which attention "
+                "without segments has not"
+            }
 
     def run(self, input_ids: Ids, positions: Positions, state: Tree | None) -> tuple[Hidden, Tree | None]:
         x = self.drop(self.tokens(input_ids) * self.config.d_model**0.5)
@@ -183,9 +198,21 @@ def attention(config: TransformerXLConfig, shared: RelativeBiases | None) -> Att
         "score": Score(mask, scale, terms=[term], dropout=config.attention_dropout),
         "mix": Mix(heads, d_head, d_model, bias=False),
     }
+    if config.recurrence == "same_layer":
+        window = InputOutputWindow(d_model, config.reach, config.segment_length)
+        return SameLayerAttention(**slots, remember=window, segment=config.segment_length)
     if config.remember == "keys":
         return Attention(**slots, remember=KeyValueWindow(heads, d_head, config.reach, config.segment_length))
     return InputAttention(**slots, remember=InputWindow(d_model, config.reach, config.segment_length))
+
+
+def trunk(config: TransformerXLConfig, blocks: list[dict[str, nn.Module]]) -> Trunk:
+    def norm() -> LayerNorm:
+        return LayerNorm(config.d_model, config.eps)
+
+    if config.recurrence == "same_layer":
+        return SameLayer(blocks, norm, segment=config.segment_length, dropout=config.dropout)
+    return (PostNorm if config.norm == "post" else PreNorm)(blocks, norm, dropout=config.dropout)
 
 
 def feed_forward(config: TransformerXLConfig) -> FeedForward:

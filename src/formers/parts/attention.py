@@ -187,8 +187,11 @@ class InputWindow:
         self.d_model, self.size, self.segment = d_model, size, segment
 
     def init_state(self, batch_size: int, max_length: int, **kind: Any) -> KeyValueRing:
+        return self.ring(batch_size, max_length, d_value=0, **kind)
+
+    def ring(self, batch_size: int, max_length: int, *, d_value: int, **kind: Any) -> KeyValueRing:
         room = _room(self.size, max_length, self.segment)
-        return KeyValueRing.empty(batch_size, 1, d_key=self.d_model, d_value=0, **room, **kind)
+        return KeyValueRing.empty(batch_size, 1, d_key=self.d_model, d_value=d_value, **room, **kind)
 
 
 class InputAttention(Attention):
