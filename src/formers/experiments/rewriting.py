@@ -29,6 +29,8 @@ from formers.tasks.metrics import each_chrf, each_rouge_l
 from formers.training import TrainSettings
 
 _END = re.compile(r"(?<=[.!?])\s")
+FRESH, FINE = 3e-2, 1e-3
+"""Of the size of a weight, a step at most; the second is that of the paper's fine-tuning (T5, 1910.10683, section 3.1.2)."""
 SHOWN = 8
 """Texts that a result shows as they were written."""
 
@@ -40,6 +42,7 @@ class RewritingSettings:
     init        an architecture's recipe (t5.tiny), whose vocabulary is trained on the pairs, or a run or model folder
     steps       updates; None: `minutes`
     seq_len, target_len   tokens of a source and of a target; longer ones are cut
+    lr          of Adafactor, with which T5 was trained; None: by whether the weights are fresh
     test        pairs of the test that are asked, drawn by `seed`
     vocab_size  BPE tokens of a vocabulary that is trained
     """
@@ -50,7 +53,7 @@ class RewritingSettings:
     batch_size: int = 16
     seq_len: int = 128
     target_len: int = 32
-    lr: float = 2e-3
+    lr: float | None = None
     test: int = 300
     vocab_size: int = 4096
     seed: int = 0
@@ -61,7 +64,7 @@ class RewritingSettings:
             problems.append(f"test is {self.test}, wanted at least 2")
         require("RewritingSettings", problems)
 
-    def training(self) -> TrainSettings:
+    def training(self, *, fresh: bool) -> TrainSettings:
         """Of the loop."""
         return TrainSettings(
             objective="source_to_target",
@@ -70,9 +73,9 @@ class RewritingSettings:
             batch_size=self.batch_size,
             seq_len=self.seq_len,
             target_len=self.target_len,
-            lr=self.lr,
+            optimizer="adafactor",
+            lr=self.lr or (FRESH if fresh else FINE),
             warmup=min(50, max(1, (self.steps or 500) // 10)),
-            betas=(0.9, 0.98),
             compile="off",
             seed=self.seed,
             eval_every=0,
@@ -161,7 +164,7 @@ def _learn(train: Sequence[TextPair], settings: RewritingSettings, out: Path, pr
     data = dataclasses.replace(
         recipe.data, tokenizer="bpe", vocab_size=settings.vocab_size, validation=0.02, seed=settings.seed
     )
-    recipe = dataclasses.replace(recipe, data=data, train=settings.training(), seed=settings.seed)
+    recipe = dataclasses.replace(recipe, data=data, train=settings.training(fresh=fresh), seed=settings.seed)
     init = None if fresh else settings.init
     with warnings.catch_warnings(action="ignore" if progress is False else "default"):
         recipe, shards = prepare(recipe, files=[str(file)], init=init, quiet=progress is False)
