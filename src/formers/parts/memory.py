@@ -348,7 +348,8 @@ def recall(
     )
     if memory is None or memory.read_only or not write:
         return found, None
-    return found, StagedMemory(memory, k, v, positions, rows, slots if memory.policy.counts else None)
+    counted = slots if memory.policy.counts else None
+    return found, StagedMemory(memory, k.detach(), v.detach(), positions, rows, counted)
 
 
 def memory_bytes(

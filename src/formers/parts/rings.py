@@ -68,7 +68,7 @@ class KeyValueRing:
 
     def extend(self, k: Tensor, v: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Positions, StagedEntries]:
         """All keys and values that queries of this call may see, remembered ones first, and what to commit."""
-        staged = StagedEntries(self, k, v, positions)
+        staged = StagedEntries(self, k.detach(), v.detach(), positions)
         if self.segment is not None and positions.aligned is not None and positions.aligned % self.segment == 0:
             return *self._newest(k, v, positions, self.capacity - self.segment), staged
         if self._may_write_ahead(k, positions):
