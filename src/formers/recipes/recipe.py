@@ -18,6 +18,10 @@ STRETCH = 16_384
 """Tokens of a document that a row of our recipes reads before it goes on to another. With whole documents of 100,000 tokens a
 batch was the same few documents for hundreds of steps, and a memory was not learnt to be used (docs/log.md)."""
 
+NANO_STD, TINY_STD = 0.08, 0.04
+"""First weights of narrow encoders: 0.02 was made for widths of 768 and more. From it, at 192, a BERT foretold every token by
+its frequency alone for 700 steps, where from 0.04 it had left that behind after 120 (docs/log.md)."""
+
 
 @dataclass(frozen=True)
 class DataSettings:
