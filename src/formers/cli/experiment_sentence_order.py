@@ -29,7 +29,7 @@ class Options:
     """Rows of an update."""
     seq_len: int = 128
     """Tokens of a row: two segments."""
-    lr: float = 2e-3
+    lr: float = 1e-3
     """Peak learning rate."""
     batches: int = 0
     """Of 32 validation pairs that are asked; 0: all there are."""

@@ -41,7 +41,7 @@ class OrderSettings:
     steps: int = 3000
     batch_size: int = 16
     seq_len: int = 128
-    lr: float = 2e-3
+    lr: float = 1e-3
     batches: int = 0
     seed: int = 0
 
