@@ -37,6 +37,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "a long cache": {"cache_length": 13, "memory_size": 8},
     "joint": {"merge": "joint", "seen_twice": False},
     "meliad": {"own_token": False, "bias_in_memory_layers": False},
+    "every third": {"memory_stride": 3, "memory_size": 4},
+    "every third, never twice": {"memory_stride": 3, "memory_size": 3, "seen_twice": False, "neighbours": 2},
+    "more apart than a segment": {"memory_stride": 7, "memory_size": 2},
     "held in int8": {"memory_storage": "int8", "memory_size": 11},
     "held in bf16": {"memory_storage": "bfloat16", "memory_size": 11},
 }
@@ -174,6 +177,8 @@ def test_no_gradient_reaches_what_an_earlier_call_read() -> None:
         ({"neighbours": 0, "memory_size": -1}, "neighbours is 0, wanted at least 1; memory_size is -1"),
         ({"cache_length": -1}, "cache_length is -1"),
         ({"memory_search": "hnsw"}, "memory_search is 'hnsw', wanted one of exact, approximate"),
+        ({"memory_stride": 0}, "memory_stride is 0, wanted at least 1"),
+        ({"memory_scope": "world"}, "memory_scope is 'world', wanted one of row, batch"),
         ({"memory_storage": "int4"}, "memory_storage is 'int4', wanted none or one of float32, bfloat16, int8"),
         ({"num_kv_heads": 3}, "not a multiple of num_kv_heads"),
     ],

@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> None:
         "folder": options.out,
         "tokens": len(ids),
         "entries": {name: int(memory.held[0]) for name, memory in memories.items()},
+        "written": {name: int(memory.written[0]) for name, memory in memories.items()},
         "bytes": sum(memory.nbytes for memory in memories.values()),
     }
     if options.json:
@@ -81,6 +82,6 @@ def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("read", f"{result['tokens']:,} tokens"),
         ("kept", f"{kept}; {result['bytes'] / 1e6:,.1f} MB"),
-        *[("", f"the oldest {result['tokens'] - many:,} gave way in {name}: --set memory_size={result['tokens']} keeps all")
-          for name, many in result["entries"].items() if many < result["tokens"]],
+        *[("", f"the oldest {written - result['entries'][name]:,} gave way in {name}: --set memory_size={written} keeps all")
+          for name, written in result["written"].items() if result["entries"][name] < written],
     ]  # fmt: skip

@@ -146,6 +146,8 @@ def _memory(held: Held) -> str:
     return (
         f"{size(held.bytes)} a row, full: {held.kv_heads} heads x {held.entries:,} entries x 2 x {held.d_head} numbers, and "
         f"places; a look-up among all of them takes {held.look_up_per_token:,} operations a token"
+        + (", and as many for each further row of a batch, whose memories it goes through too" if held.shared else "")
+        + (f"; of every {held.stride} tokens one is remembered" if held.stride > 1 else "")
     )
 
 

@@ -70,7 +70,7 @@ class Memorised:
         rows = max(len(memory.written) for memory in self.memories.values())
         if rows != 1:
             raise StateError(f"{folder} holds memories of {rows} texts side by side", "of one", "memorise one text")
-        self.tokens = max(int(memory.written.max()) for memory in self.memories.values())
+        self.tokens = max(int(memory.index.max()) + 1 for memory in self.memories.values())
 
     def check(self, model: nn.Module, room: int) -> None:
         """Raise ConfigError where this cannot serve a generation; `room` for prompt and continuation."""

@@ -110,6 +110,7 @@ def describe(memory: Memory) -> dict[str, Any]:
         "d_key": d_key,
         "d_value": memory.values.shape[-1],
         "dtype": str(dtype).removeprefix("torch."),
+        "stride": memory.stride,
         "policy": {"kind": type(memory.policy).__name__, **dataclasses.asdict(memory.policy)},  # type: ignore[call-overload]
     }
 
@@ -231,7 +232,8 @@ def _load(folder: Path, name: str, facts: dict[str, Any], mapped: bool) -> Memor
         raise RunError(f"{folder} forgets by {facts['policy'].get('kind')}", ", ".join(POLICIES), "get a newer formers")
     shape = [facts[key] for key in ("rows", "heads", "slots", "d_key", "d_value")]
     dtype = getattr(torch, facts["dtype"])
-    empty = Memory.empty(*shape, policy=made(**policy), storage=dtype, device="meta")
+    stride = facts.get("stride", 1)  # folders of an earlier version hold every token
+    empty = Memory.empty(*shape, policy=made(**policy), stride=stride, storage=dtype, device="meta")
     tensors = _read(folder / TENSORS, name, empty.tensors(), mapped)
     return dataclasses.replace(empty.with_tensors(tensors), read_only=mapped)
 

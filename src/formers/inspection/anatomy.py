@@ -15,7 +15,7 @@ from formers.parts.mosaic import ContextMemory, PersistentMemory
 from formers.parts.recollection import MemoryAttention, memory_attentions
 
 PROBE = 16
-"""Tokens of the forward in which products are counted."""
+"""Tokens of the forward in which products are counted, or a segment: of more, a part may be called once a segment."""
 
 SOURCE = 1024
 """Tokens of the source whose keys and values are counted in the state of an encoder-decoder."""
@@ -104,6 +104,8 @@ class Held:
     kv_heads, entries, d_head   a key and a value of d_head numbers for each
     bytes                       of these, and of what is known of each entry beside them
     look_up_per_token           operations of comparing a token's queries with every key, exactly
+    stride                      of so many tokens one is an entry
+    shared                      look-ups go through the memories of all rows of a batch, as many times more operations
     """
 
     layer: str
@@ -112,6 +114,8 @@ class Held:
     d_head: int
     bytes: int
     look_up_per_token: int
+    stride: int = 1
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class Cost:
 
 @torch.no_grad()
 def cost(model: nn.Module) -> Cost:
-    """Counted in one forward over `PROBE` tokens (and a source of as many), so that shared layers count as often as they
+    """Counted in one forward over a few tokens (and a source of as many), so that shared layers count as often as they
     run."""
     per_key: list[int] = []
     learned: list[int] = []
@@ -158,7 +162,8 @@ def cost(model: nn.Module) -> Cost:
     hooks += [m.register_forward_hook(lambda part, *_: learned.append(_of_slots(part))) for m in memories]
     was_training = model.training
     try:
-        ids = torch.zeros(1, PROBE, dtype=torch.long, device=next(model.parameters()).device)
+        probe = min(PROBE, getattr(getattr(model, "config", None), "segment_length", PROBE))
+        ids = torch.zeros(1, probe, dtype=torch.long, device=next(model.parameters()).device)
         source = {"source": ids} if writes_from_source(model) else {}
         with FlopCounterMode(display=False) as counter:
             model.eval()(ids, **source)
@@ -169,7 +174,7 @@ def cost(model: nn.Module) -> Cost:
     counts = counter.get_flop_counts().get("Global", {})
     products = sum(count for op, count in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
     source_tokens = SOURCE if writes_from_source(model) else None
-    products = products // PROBE + sum(learned)
+    products = products // probe + sum(learned)
     return Cost(products, sum(per_key) if per_key else None, *_state(model), _held(model), source_tokens)
 
 
@@ -227,6 +232,7 @@ def _held(model: nn.Module) -> tuple[Held, ...]:
 def _memory_of(name: str, layer: MemoryAttention) -> Held:
     project: Any = layer.project
     entries, groups, d_head = layer.memory.entries, project.num_kv_heads, project.d_head
+    stride, shared = layer.memory.stride, layer.memory.scope == "batch"
     kind = {"dtype": next(layer.parameters()).dtype, "device": "meta"}
-    size = layer.memory.empty(1, entries, groups, d_head, **kind).nbytes
-    return Held(name, groups, entries, d_head, size, 2 * project.num_heads * d_head * entries)
+    size = layer.memory.empty(1, entries * stride, groups, d_head, **kind).nbytes
+    return Held(name, groups, entries, d_head, size, 2 * project.num_heads * d_head * entries, stride, shared)

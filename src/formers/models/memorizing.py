@@ -49,7 +49,14 @@ from formers.parts.masks import Causal, EarlierSegment, Mask, SameDocument, Segm
 from formers.parts.model import Model
 from formers.parts.norms import RMSNorm
 from formers.parts.positions import Positions
-from formers.parts.recollection import MERGES, MemoryAttention, MemorySettings, UnitVectors, unknown_ways
+from formers.parts.recollection import (
+    BATCH_BREAKS,
+    MERGES,
+    MemoryAttention,
+    MemorySettings,
+    UnitVectors,
+    unknown_ways,
+)
 from formers.parts.states import Tree
 from formers.parts.terms import T5Bias
 from formers.parts.trunk import PreNorm
@@ -71,7 +78,9 @@ class MemorizingConfig:
     cache_length: int = 512  # tokens before the segment that every layer sees; 0: none
     memory_layers: tuple[int, ...] = (8,)  # counted from 0; the paper's "9th layer"
     memory_size: int = 8192  # entries a head, beside the segment being read; 0: nothing is found
+    memory_stride: int = 1  # of so many tokens one is remembered: memory_size entries then reach so many times further
     neighbours: int = 32  # entries that a query is given
+    memory_scope: str = "row"  # or batch: look-ups find what any row of the batch read, which breaks laws
     memory_search: str = "exact"  # or approximate, which needs faiss and gains from 65,536 entries on
     memory_storage: str | None = None  # float32, bfloat16 or int8 (a quarter of the bytes); None: as the weights are
     merge: str = "gate"
@@ -117,7 +126,7 @@ class MemorizingConfig:
             )
         if self.merge not in MERGES:
             problems.append(f"merge is {self.merge!r}, wanted one of {', '.join(MERGES)}")
-        problems += unknown_ways(self.memory_search, self.memory_storage)
+        problems += unknown_ways(self.memory_search, self.memory_storage, self.memory_stride, self.memory_scope)
         if self.activation not in ACTIVATIONS:
             problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
         require("MemorizingConfig", problems)
@@ -132,8 +141,14 @@ class MemorizingConfig:
 
     @property
     def remembered(self) -> EarlierSegment:
-        """What a query may find: the newest `memory_size` tokens of earlier segments."""
-        return EarlierSegment(self.segment_length, 0 if self.seen_twice else self.cache_length, self.memory_size)
+        """What a query may find: the newest `memory_size` entries of earlier segments."""
+        behind = 0 if self.seen_twice else self.cache_length
+        return EarlierSegment(self.segment_length, behind, self.memory_size * self.memory_stride)
+
+    @property
+    def memory_entries(self) -> int:
+        """What a memory holds: beside those, the entries of the tokens that no query may find yet."""
+        return self.memory_size - (-(self.remembered.behind + self.segment_length) // self.memory_stride)
 
 
 PRESETS: dict[str, dict] = {
@@ -176,6 +191,7 @@ class Memorizing(Model):
         self.head = LanguageHead(config.d_model, config.vocab_size)
         if config.tie:
             self.head.tie(self.tokens)
+        self.law_exceptions = dict(BATCH_BREAKS) if config.memory_scope == "batch" and config.memory_layers else {}
         self.initialise(torch.Generator().manual_seed(seed))
 
     def run(self, input_ids: Ids, positions: Positions, state: Tree | None) -> tuple[Hidden, Tree | None]:
@@ -215,11 +231,13 @@ def attention(config: MemorizingConfig, layer: int) -> nn.Module:
     if not remembers:
         return Attention(**slots)
     memory = MemorySettings(
-        entries=config.memory_size + config.remembered.behind + config.segment_length,
+        entries=config.memory_entries,
         neighbours=config.neighbours,
-        shows=config.remembered & SameDocument(),
+        shows=config.remembered & SameDocument() if config.memory_scope == "row" else config.remembered,
         search=config.memory_search,
         storage=config.memory_storage,
+        stride=config.memory_stride,
+        scope=config.memory_scope,
     )
     return MemoryAttention(
         **slots,

@@ -7,7 +7,7 @@ its shapes depend on what is found.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from formers.parts.masks import Mask
 from formers.parts.positions import EMPTY, Positions
-from formers.parts.search import Asked, Exact, Nearest, Search, Store, nearest_of_both, search_exactly
+from formers.parts.search import Asked, Exact, Nearest, Search, Store, nearest_of_both
 from formers.parts.storage import Int8, Plain, Vectors
 
 
@@ -40,19 +40,32 @@ class Found:
 
 @torch.no_grad()
 def look_up(asked: Asked, memory: Store | None, fresh: Store, search: Search | None) -> tuple[Found, Tensor]:
-    """What the queries find in both, and its slots: those of the memory, then those of the fresh entries; -1 for none."""
-    own = Asked(asked.q, asked.positions, asked.mask, asked.k)
-    new = search_exactly(own, fresh.keys, fresh.positions)
+    """What the queries find in both, and its slots: those of the memory, then those of the fresh entries; -1 for none.
+    Where `asked` is shared, slots are counted through all rows of the memory, and then through all of the fresh."""
+    own = replace(asked, rows=None)
+    new = _nearest(Exact(), own, fresh)
     if memory is None or search is None:
-        return _gather(fresh, new, None), torch.where(new.present, new.slots, EMPTY)
-    old, behind = search.search(asked, memory), memory.keys.shape[2]
+        return _gather(fresh, new, own), torch.where(new.present, new.slots, EMPTY)
+    old, behind = _nearest(search, asked, memory), memory.keys.shape[2] * (len(memory.number) if asked.shared else 1)
     if new.scores.device.type == "cpu" and not bool(new.present.any()):
-        return _gather(memory, old, asked.rows), torch.where(old.present, old.slots, EMPTY)
+        return _gather(memory, old, asked), torch.where(old.present, old.slots, EMPTY)
     both = nearest_of_both(old, Nearest(new.scores, new.slots + behind))
     slots, is_fresh = torch.where(both.present, both.slots, EMPTY), both.slots >= behind
-    in_memory = _gather(memory, Nearest(both.scores, both.slots.clamp(max=behind - 1)), asked.rows)
-    in_fresh = _gather(fresh, Nearest(both.scores, (both.slots - behind).clamp(min=0)), None)
+    in_memory = _gather(memory, Nearest(both.scores, both.slots.clamp(max=behind - 1)), asked)
+    in_fresh = _gather(fresh, Nearest(both.scores, (both.slots - behind).clamp(min=0)), own)
     return _either(is_fresh, in_fresh, in_memory), slots
+
+
+def _nearest(search: Search, asked: Asked, store: Store) -> Nearest:
+    """The nearest in a row of the store; where it is shared, in all rows, one after another."""
+    if not asked.shared:
+        return search.search(asked, store)
+    best, n = asked.nothing(), store.keys.shape[2]
+    for row in range(len(store.number)):
+        rows = torch.full((len(asked.q),), row, device=asked.q.device)
+        found = search.search(replace(asked, rows=rows), store)
+        best = nearest_of_both(best, Nearest(found.scores, found.slots + row * n))
+    return best
 
 
 def _either(first: Bool[Tensor, "batch heads queries k"], a: Found, b: Found) -> Found:
@@ -65,13 +78,14 @@ def _either(first: Bool[Tensor, "batch heads queries k"], a: Found, b: Found) ->
     )
 
 
-def _gather(store: Store, near: Nearest, rows: Int[Tensor, " batch"] | None) -> Found:
+def _gather(store: Store, near: Nearest, asked: Asked) -> Found:
     """The entries at `near.slots`, one by one."""
     batch, heads = near.slots.shape[:2]
     device, (groups, n) = near.slots.device, store.keys.shape[1:3]
-    row = (torch.arange(batch, device=device) if rows is None else rows)[:, None, None, None]
+    row = (torch.arange(batch, device=device) if asked.rows is None else asked.rows)[:, None, None, None]
+    row, slots = (near.slots // n, near.slots % n) if asked.shared else (row, near.slots)
     group = (torch.arange(heads, device=device) // (heads // groups))[None, :, None, None]
-    flat, place = (row * groups + group) * n + near.slots, row * n + near.slots
+    flat, place = (row * groups + group) * n + slots, row * n + slots
     p, dtype = store.positions, near.scores.dtype
     index = torch.where(near.present, p.index.flatten()[place], EMPTY)
     document = torch.zeros_like(index) if p.document is None else p.document.flatten()[place]
@@ -109,6 +123,7 @@ def look_up_compiled(asked: Asked, memory: Store | None, fresh: Store, search: S
         asked.positions.document,
         asked.positions.is_global,
         asked.rows,
+        asked.shared,
         _name_once(asked.mask),  # type: ignore[call-arg]
         asked.k,
     )
@@ -129,7 +144,8 @@ def _vectors(parts: list[Tensor]) -> Vectors:
 
 
 _SCHEMA = """(Tensor q, Tensor[] keys, Tensor[] values, Tensor index, Tensor? document, Tensor[] fresh, Tensor q_index,
-    Tensor? q_document, Tensor? q_is_global, Tensor? rows, str mask, int k) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"""
+    Tensor? q_document, Tensor? q_is_global, Tensor? rows, bool shared,
+    str mask, int k) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"""
 
 
 @torch.library.custom_op("formers::look_up", mutates_args=(), schema=_SCHEMA)
@@ -144,12 +160,13 @@ def _operator(
     q_document: Tensor | None,
     q_is_global: Tensor | None,
     rows: Tensor | None,
+    shared: bool,
     mask: str,
     k: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """keys, values, index, document and slots of what is found. Empty lists of keys and values: there is no memory."""
     positions = Positions(q_index, q_document, None, q_is_global)
-    asked = Asked(q, positions, _KNOWN[mask], k, rows)
+    asked = Asked(q, positions, _KNOWN[mask], k, rows, shared)
     here = Store(Plain(fresh[0]), Plain(fresh[1]), positions, q_index)
     there = Store(_vectors(keys), _vectors(values), Positions(index, document), index) if keys else None
     found, slots = look_up(asked, there, here, Exact() if keys else None)
@@ -168,6 +185,7 @@ def _shapes(
     q_document: Tensor | None,
     q_is_global: Tensor | None,
     rows: Tensor | None,
+    shared: bool,
     mask: str,
     k: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -40,6 +40,7 @@ class Memory:
     policy    what goes when it is full        search  how it is searched
     overflow  "forget": what the policy says goes; "refuse": what there is no room for raises (a memory that must hold all)
     read_only nothing may be written, and a reset at the start of a document leaves it as it is
+    stride    of so many tokens one is written: the last of every `stride` of its document, however the text is cut
     """
 
     keys: Vectors
@@ -54,6 +55,7 @@ class Memory:
     search: Search = Exact()  # noqa: RUF009
     overflow: str = "forget"
     read_only: bool = False
+    stride: int = 1
     built: dict[int, Any] = field(default_factory=dict, repr=False)  # what a search has made of each row
 
     @classmethod
@@ -68,13 +70,14 @@ class Memory:
         policy: Policy = Oldest(),  # noqa: B008 - frozen
         search: Search = Exact(),  # noqa: B008
         overflow: str = "forget",
+        stride: int = 1,
         storage: torch.dtype | None = None,
         **kind: Any,
     ) -> Memory:
         """kind: dtype and device of the keys and values. storage: the type they are held in, where it is another; with
         torch.int8 each vector has a scale."""
-        if slots < 1:
-            raise ConfigError(f"a memory of {slots} entries", "1 or more")
+        if slots < 1 or stride < 1:
+            raise ConfigError(f"a memory of {slots} entries, one of {stride} tokens", "1 or more of each")
         device, dtype = kind.get("device"), storage or kind.get("dtype")
         make, where = storage_for(dtype).empty, {"dtype": dtype, "device": device}
         counts = [torch.zeros(batch, slots, dtype=torch.long, device=device) for _ in range(2 * policy.counts)]
@@ -89,6 +92,7 @@ class Memory:
             policy=policy,
             search=search,
             overflow=overflow,
+            stride=stride,
         )
 
     @property
@@ -130,7 +134,8 @@ class Memory:
         rows: Int[Tensor, " some"] | None = None,
         found: Int[Tensor, "some heads queries k"] | None = None,
     ) -> Memory:
-        """The memory with new entries. Padding (index -1) is not written. Takes over this memory's buffers.
+        """The memory with new entries. Padding (index -1) and what `stride` leaves out are not written. Takes over this
+        memory's buffers.
 
         rows   to which rows of the memory the rows of k and v go, each at most once; None: to their own
         found  slots that a look-up before found, to be counted; others than 0 .. slots-1 count for nothing
@@ -146,9 +151,10 @@ class Memory:
     ) -> Memory:
         rows = self._rows(rows, len(k))
         p = positions.rows(len(rows))
-        order = p.present.cumsum(-1)  # 1 for the first real token of the row
+        written = self._writes(p)
+        order = written.cumsum(-1)  # 1 for the first new entry of the row
         total = order[:, -1:]
-        stays = p.present & (order > total - self.slots)
+        stays = written & (order > total - self.slots)
         row, column = stays.nonzero(as_tuple=True)
         fresh_k, fresh_v = k.detach()[row, :, column], v.detach()[row, :, column]
         if found is not None:
@@ -162,10 +168,15 @@ class Memory:
         self.index[to, slot] = p.index[row, column]
         self.document[to, slot] = document[row, column]
         self.number[to, slot] = self.written[to] + order[row, column] - 1
-        written = self.written.index_add(0, rows, total[:, 0])
+        ever = self.written.index_add(0, rows, total[:, 0])
         if self.hits is not None and self.last_hit is not None:
-            self.hits[to, slot], self.last_hit[to, slot] = 0, written[to]
-        return replace(self, written=written)
+            self.hits[to, slot], self.last_hit[to, slot] = 0, ever[to]
+        return replace(self, written=ever)
+
+    def _writes(self, positions: Positions) -> Bool[Tensor, "some seq"]:
+        """Which tokens become entries."""
+        last = positions.index % self.stride == self.stride - 1
+        return positions.present & last if self.stride > 1 else positions.present
 
     def _count(self, slots: Tensor, rows: Tensor) -> None:
         if self.hits is None or self.last_hit is None:
@@ -194,8 +205,8 @@ class Memory:
     def check(self, k: Keys, v: Values, positions: Positions, *, rows: Tensor | None = None) -> None:
         """Raise what `add` would raise."""
         rows = self._rows(rows, len(k))
-        present = positions.rows(len(rows)).present
-        row, column = present.nonzero(as_tuple=True)
+        written = self._writes(positions.rows(len(rows)))
+        row, column = written.nonzero(as_tuple=True)
         fresh = (("keys", self.keys, k), ("values", self.values, v))
         for name, held, x in fresh:
             if (x.shape[1], x.shape[-1]) != (held.shape[1], held.shape[-1]):
@@ -208,8 +219,8 @@ class Memory:
                 "finite numbers; the memory is as it was",
                 "look for the step at which the model's numbers broke, or keep the memory in a wider type",
             )
-        if self.overflow == "refuse" and int((self.held[rows] + present.sum(-1)).max()) > self.slots:
-            raise too_long(self.slots, int((self.held[rows] + present.sum(-1)).max()))
+        if self.overflow == "refuse" and int((self.held[rows] + written.sum(-1)).max()) > self.slots:
+            raise too_long(self.slots * self.stride, int((self.held[rows] + written.sum(-1)).max()) * self.stride)
 
     def _make_room(self, rows: Tensor, stays: Bool[Tensor, "some seq"], document: Tensor) -> Int[Tensor, "some most"]:
         """Slots for the new entries of each row, free ones first; what stood there is gone."""
@@ -325,6 +336,7 @@ def recall(
     mask: Mask,
     most: int,
     rows: Int[Tensor, " batch"] | None = None,
+    shared: bool = False,
     write: bool = True,
 ) -> tuple[Found, StagedMemory | None]:
     """Look up what the mask shows of the memory, and of the fresh keys and values of this call: first read, then write.
@@ -334,14 +346,16 @@ def recall(
 
     rows   which row of the memory each row of the call uses; None: its own. Two halves of a batch, one after the other, find
            and write what the whole would
+    shared every row finds what stands in all rows of the memory, and of the call; it still writes to its own
     write  False, or a read-only memory: nothing is staged, and nothing is noted of what was found
     """
-    fresh_k, fresh_v = k.detach(), v.detach()
-    if memory is not None:
-        fresh_k, fresh_v = memory.keys.rounded(fresh_k), memory.values.rounded(fresh_v)
     here = positions.rows(len(q))
-    fresh = Store(Plain(fresh_k), Plain(fresh_v), here, here.index)
-    asked = Asked(q.detach(), here, mask, most, rows)
+    fresh = fresh_store(memory, k, v, here)
+    if shared and memory is not None and memory.policy.counts:
+        raise StateError(
+            f"a shared memory of which {memory.policy} goes by what is found", "one that counts no look-ups"
+        )
+    asked = Asked(q.detach(), here, mask, most, rows, shared)
     look = look_up_compiled if torch.compiler.is_compiling() else look_up
     found, slots = look(
         asked, None if memory is None else memory.store, fresh, None if memory is None else memory.search
@@ -350,6 +364,14 @@ def recall(
         return found, None
     counted = slots if memory.policy.counts else None
     return found, StagedMemory(memory, k.detach(), v.detach(), positions, rows, counted)
+
+
+def fresh_store(memory: Memory | None, k: Keys, v: Values, here: Positions) -> Store:
+    """Keys and values of a call as they will read once they are written."""
+    k, v = k.detach(), v.detach()
+    if memory is not None:
+        k, v = memory.keys.rounded(k), memory.values.rounded(v)
+    return Store(Plain(k), Plain(v), here, here.index)
 
 
 def memory_bytes(

@@ -24,7 +24,7 @@ from formers.axes import Hidden, Keys, Queries, Values
 from formers.parts.approximate import Approximate
 from formers.parts.attend import Case, attend, expand_groups, safe_softmax
 from formers.parts.attention import KeyValueCache, Score, Turn
-from formers.parts.masks import Mask
+from formers.parts.masks import Mask, Summary
 from formers.parts.memory import Found, Memory, StagedMemory, recall
 from formers.parts.positions import Positions
 from formers.parts.rings import KeyValueRing
@@ -163,14 +163,34 @@ STORAGES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "i
 """None: the type of the weights."""
 
 
-def unknown_ways(search: str, storage: str | None) -> list[str]:
-    """What is wrong with two settings of a config."""
-    problems = []
+SCOPES = ("row", "batch")
+"""Whose memory a query looks into: its own row's, or those of all rows of the batch."""
+
+
+def unknown_ways(search: str, storage: str | None, stride: int = 1, scope: str = "row") -> list[str]:
+    """What is wrong with these settings of a config."""
+    problems = [] if stride >= 1 else [f"memory_stride is {stride}, wanted at least 1"]
+    if scope not in SCOPES:
+        problems.append(f"memory_scope is {scope!r}, wanted one of {', '.join(SCOPES)}")
     if search not in SEARCHES:
         problems.append(f"memory_search is {search!r}, wanted one of {', '.join(SEARCHES)}")
     if storage not in STORAGES:
         problems.append(f"memory_storage is {storage!r}, wanted none or one of {', '.join(filter(None, STORAGES))}")
     return problems
+
+
+BATCH_BREAKS = dict.fromkeys(
+    (
+        "rows independent",
+        "padding changes nothing",
+        "documents stay apart",
+        "step by step equals whole",
+        "a row that is reset begins anew",
+    ),
+    'memory_scope="batch": a query finds what other rows, which are other documents, have read by then',
+)
+"""Laws that say nothing of a model whose rows share their memories, and why. What a query finds depends on what it is batched
+with, and where rows stand at different places also on how the text was cut into calls; rows in step may be cut anywhere."""
 
 
 def recall_of(state: State) -> float | None:
@@ -190,6 +210,10 @@ class MemorySettings:
     neighbours  that a query is given: k
     shows       which entries a query may find
     search      how they are found, and                      storage  how they are held, by name (SEARCHES, STORAGES)
+    stride      of so many tokens one is remembered, the last of every `stride` of its document. Writing takes so many times
+                fewer entries, their bytes and their part of a look-up; every query still looks up
+    scope       "row": a query finds what its own row read. "batch": what any row of the batch read, each row's entries as if
+                they stood in its own, whatever their document (`shows` must not tell documents apart); see `BATCH_BREAKS`
     """
 
     entries: int
@@ -197,11 +221,18 @@ class MemorySettings:
     shows: Mask
     search: str = "exact"
     storage: str | None = None
+    stride: int = 1
+    scope: str = "row"
+
+    @property
+    def visible(self) -> Mask:
+        """What `shows` shows of what is remembered: of the tokens of the call itself, too, no others are found."""
+        return self.shows if self.stride == 1 else self.shows & Summary(self.stride, 1)
 
     @property
     def kept(self) -> dict[str, Any]:
         """A search of its own for each memory: it measures what it finds there."""
-        return {"search": SEARCHES[self.search](), "storage": STORAGES[self.storage]}
+        return {"search": SEARCHES[self.search](), "storage": STORAGES[self.storage], "stride": self.stride}
 
     def rounded(self, x: Tensor) -> Tensor:
         """Keys or values as they would read once they were stored."""
@@ -210,12 +241,14 @@ class MemorySettings:
 
     @property
     def most(self) -> int:
-        """Entries that a query can be given: no more than there are, however many were asked for."""
-        return min(self.neighbours, self.entries)
+        """Entries that a query can be given: no more than there are, however many were asked for. How many rows there are to
+        share, a batch says."""
+        return min(self.neighbours, self.entries) if self.scope == "row" else self.neighbours
 
     def empty(self, batch_size: int, max_length: int, num_kv_heads: int, d_head: int, **kind: Any) -> Memory:
-        """Where a whole text is to be shorter than `entries` there is room for it alone, and a longer one is refused."""
-        slots, overflow = (self.entries, "forget") if self.entries <= max_length else (max_length, "refuse")
+        """Where a whole text is to have fewer than `entries` there is room for it alone, and a longer one is refused."""
+        most = -(-max_length // self.stride)
+        slots, overflow = (self.entries, "forget") if self.entries <= most else (most, "refuse")
         return Memory.empty(batch_size, num_kv_heads, slots, d_head, d_head, overflow=overflow, **self.kept, **kind)
 
 
@@ -280,7 +313,8 @@ class MemoryAttention(nn.Module):
         memory = None if state is None else state.memory
         if memory is None:
             k, v = self.memory.rounded(k), self.memory.rounded(v)
-        found, staged = recall(memory, q, k, v, positions, mask=self.memory.shows, most=self.memory.most)
+        ask = {"mask": self.memory.visible, "most": self.memory.most, "shared": self.memory.scope == "batch"}
+        found, staged = recall(memory, q, k, v, positions, **ask)
         self.found(found.index)
         return found, staged
 

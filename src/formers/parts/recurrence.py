@@ -81,7 +81,7 @@ class SameLayer(PostNorm):
         self, i: int, x: Hidden, positions: Positions, nodes: tuple[Any, ...], source: Any
     ) -> tuple[Hidden, tuple[Any, ...]]:
         x, (staged, *others) = super().apply_block(i, x, positions, nodes, source)
-        return x, (staged if staged is None else replace(staged, v=x[:, None]), *others)
+        return x, (staged if staged is None else replace(staged, v=x.detach()[:, None]), *others)
 
 
 def _committed(staged: StagedEntries) -> KeyValueRing:

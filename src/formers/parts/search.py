@@ -64,6 +64,7 @@ class Asked:
 
     q, positions  the queries and where they stand         mask, k  what they may see, and how many they want
     rows          Int [batch]  which row of the store each row of queries asks; None: its own
+    shared        each row of queries asks all rows of the store, whatever `rows` says (`look_up` sees to that, not a search)
     """
 
     q: Queries
@@ -71,6 +72,7 @@ class Asked:
     mask: Mask
     k: int
     rows: Int[Tensor, " batch"] | None = None
+    shared: bool = False
 
     def store_rows(self) -> list[int]:
         return list(range(len(self.q))) if self.rows is None else self.rows.tolist()
