@@ -137,6 +137,14 @@ def test_lines_of_standard_input_are_texts_and_pairs(formers: Formers, folder: A
     assert "text 1 is empty" in formers.refuses("pipe", "ner", "--model", folder("token"), "-")
 
 
+def test_standard_input_that_is_no_text_is_one_error(
+    formers: Formers, folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Ada met.\n\xff\n"), "utf-8"))
+    said = formers.refuses("pipe", "ner", "--model", folder("token"), "-")
+    assert "standard input is no UTF-8 text (invalid start byte)" in said
+
+
 def test_results_of_lines_come_while_lines_still_do(
     formers: Formers,
     folder: Any,

@@ -236,6 +236,24 @@ def test_a_config_of_one_model_beside_weights_of_another_is_one_sentence(tmp_pat
         formers.load(llama)
 
 
+def test_weights_of_a_labelling_encoder_beside_a_config_of_another_are_one_sentence_too(tmp_path: Path) -> None:
+    gpt2 = formers.save(small("gpt2"), tmp_path / "gpt2")
+    bert = formers.save(formers.build("bert", preset="nano", head="sequence"), tmp_path / "bert")
+    shutil.copy(gpt2 / "config.json", bert / "config.json")
+    with pytest.raises(WeightsError, match=r"holds weights of a bert, and a config\.json of a gpt2"):
+        formers.load(bert)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "memorizing"])
+def test_whole_numbers_in_place_of_weights_are_refused(name: str, tmp_path: Path) -> None:
+    """Theirs, and an architecture of ours alone."""
+    folder = formers.save(formers.build(name, preset="nano"), tmp_path / "m")
+    stored = load_file(folder / "model.safetensors")
+    save_file({n: t.round().to(torch.int8) for n, t in stored.items()}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"final_norm\.weight is int8(.|\n)*quantised weights are not read"):
+        formers.load(folder)
+
+
 def test_a_head_that_should_be_tied_and_differs_is_refused(gpt2: Path) -> None:
     stored = load_file(gpt2 / "model.safetensors")
     save_file(stored | {"lm_head.weight": stored["transformer.wte.weight"] + 1}, gpt2 / "model.safetensors")

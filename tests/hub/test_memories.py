@@ -251,6 +251,9 @@ def test_a_temporary_folder_is_gone_however_the_block_ends(error: type[BaseExcep
         ({"dtype": "nn"}, "lacks the dtype of a"),
         ({"heads": None}, "lacks the heads of a"),
         ({"policy": {}}, "forgets by None"),
+        ({"policy": {"kind": "Oldest", "grace": 3}}, "forgets by Oldest in no way that there is"),
+        ({"policy": {"kind": "LeastUsed", "grace": "long"}}, "grace is 'long', wanted int"),
+        ({"slots": -4}, "lacks the slots of a"),
         ({"heads": 2}, "holds other keys, values than"),
         ({"slots": 21}, "holds other"),
         ({"dtype": "int8"}, "is damaged"),
@@ -265,3 +268,22 @@ def test_a_manifest_that_says_something_else_than_the_file_is_one_clear_error(
     (tmp_path / "m" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(RunError, match=says):
         load_memories(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": 7}, "lacks the model"),
+        ({TENSORS: {"bytes": "many", "sha256": MODEL}}, f"lacks the bytes of {TENSORS}"),
+        ({TENSORS: {"bytes": 9, "sha256": None}}, f"lacks the sha256 of {TENSORS}"),
+        ({"memories": ["a"]}, "lacks what memories there are"),
+    ],
+)
+def test_a_manifest_with_something_else_where_model_or_file_should_stand_is_one_clear_error(
+    tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    save_memories(tmp_path / "m", {"a": _memory()}, model=MODEL)
+    manifest = json.loads((tmp_path / "m" / MANIFEST).read_text()) | change
+    (tmp_path / "m" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=says):
+        load_memories(tmp_path / "m", model=MODEL)

@@ -304,7 +304,11 @@ def test_what_is_no_model_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "model" / "model.safetensors").rename(run / "model" / "pytorch_model.bin")
     with pytest.raises(WeightsError, match="pickle"):
         pack(run, "me/mine")
-    (run / "model" / "pytorch_model.bin").rename(run / "model" / "model.safetensors")
+    whole = (run / "model" / "pytorch_model.bin").read_bytes()
+    (run / "model" / "model.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(WeightsError, match="damaged or cut short"):
+        pack(run, "me/mine")
+    (run / "model" / "model.safetensors").write_bytes(whole)
     (run / "model").rename(run / "elsewhere")
     with pytest.raises(RunError, match="has no model yet"):
         pack(run, "me/mine")

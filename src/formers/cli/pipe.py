@@ -139,8 +139,17 @@ def _texts(options: Options) -> Iterable[str]:
     if options.file:
         return (_read(path) for path in options.file)
     if options.texts == (STDIN,):
-        return (line.rstrip("\r\n") for line in sys.stdin)
+        return _typed()
     return options.texts
+
+
+def _typed() -> Iterator[str]:
+    """Lines of standard input."""
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is no UTF-8 text ({error.reason})", "lines of text in UTF-8") from None
 
 
 def _read(path: Path) -> str:

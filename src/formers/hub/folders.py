@@ -10,6 +10,7 @@ saving.py writes them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -140,7 +141,7 @@ def _explained(
     """`error` with what to do; or, where the tensors are plainly another model's, one sentence that says whose."""
     module, likeness = foreign_module(settings["model_type"]), table.likeness(tensors)
     for name, other in model_types().items():
-        if other is not module and _first_layer(other).likeness(tensors) > max(0.9, likeness):
+        if other is not module and _bottom(other).likeness(tensors) > max(0.9, likeness):
             return WeightsError(
                 f"{folder} holds weights of a {name}, and a {CONFIG} of a {module.FOREIGN.model_type}",
                 "both of one model",
@@ -159,8 +160,11 @@ def _explained(
     return WeightsError(f"{folder}: {error.found}", error.wanted, do)
 
 
-def _first_layer(module: ModuleType) -> Any:
-    return module.weights(configs.replace(module.CONFIG(), num_layers=1))
+def _bottom(module: ModuleType) -> Table:
+    """The names of a model's embeddings and first layer, which its files have under every head."""
+    table = module.weights(configs.replace(module.CONFIG(), num_layers=1))
+    head = of_head(table.rules)
+    return replace(table, rules=tuple(rule for rule in table.rules if rule not in head))
 
 
 def _load_ours(
@@ -214,8 +218,18 @@ class _NotDrawn(TorchFunctionMode):
 
 
 def assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Make `tensors` the model's, and share again what it shared."""
+    """Make `tensors` the model's, and share again what it shared. Raises WeightsError for whole numbers where the model's
+    are not, as in files of quantised weights."""
     groups = tied(model)
+    expected = model.state_dict()
+    whole = [
+        f"{name} is {str(tensor.dtype).removeprefix('torch.')}, the model's numbers are not whole"
+        for name, tensor in tensors.items()
+        if name in expected and expected[name].is_floating_point() > tensor.is_floating_point()
+    ]
+    if whole:
+        do = "quantised weights are not read: save them as float32, float16 or bfloat16"
+        raise WeightsError(listed("the tensors do not fit the model", sorted(whole)), do=do)
     model.load_state_dict(dict(tensors), strict=True, assign=True)
     for first, *others in groups:
         for name in others:

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from formers.config import from_dict
 from formers.errors import ConfigError, RunError, StateError, TargetError, suggest
 from formers.files import remove_leftovers
 from formers.hub.files import disk_errors, read_json, write_folder, write_json
@@ -110,7 +111,6 @@ def describe(memory: Memory) -> dict[str, Any]:
         "d_key": d_key,
         "d_value": memory.values.shape[-1],
         "dtype": str(dtype).removeprefix("torch."),
-        "stride": memory.stride,
         "policy": {"kind": type(memory.policy).__name__, **dataclasses.asdict(memory.policy)},  # type: ignore[call-overload]
     }
 
@@ -185,16 +185,24 @@ def _gaps(manifest: Mapping[str, Any]) -> list[str]:
     memories, file = manifest["memories"], manifest[TENSORS]
     if not isinstance(memories, dict) or not isinstance(file, dict):
         return ["what memories there are"]
-    gaps = [f"the {name} of {TENSORS}" for name in ("bytes", "sha256") if name not in file]
+    gaps = [] if isinstance(manifest["model"], str) else ["the model"]
+    gaps += [
+        f"the {name} of {TENSORS}"
+        for name, kind in {"bytes": int, "sha256": str}.items()
+        if not _is(kind, file.get(name))
+    ]
     for name, facts in memories.items():
         kinds = {"policy": dict, "dtype": str, **dict.fromkeys(("rows", "heads", "slots", "d_key", "d_value"), int)}
-        wrong = [
-            key for key, kind in kinds.items() if not isinstance(facts, dict) or not isinstance(facts.get(key), kind)
-        ]
+        wrong = [key for key, kind in kinds.items() if not isinstance(facts, dict) or not _is(kind, facts.get(key))]
         if not wrong and not isinstance(getattr(torch, facts["dtype"], None), torch.dtype):
             wrong = ["dtype"]
         gaps += [f"the {key} of {name}" for key in wrong]
     return gaps
+
+
+def _is(kind: type, value: Any) -> bool:
+    """Whether a manifest's value can be meant: numbers count something, so they are at least 1."""
+    return isinstance(value, kind) and not (kind is int and value < 1)
 
 
 def _check_alike(folder: Path, found: Mapping[str, Any], like: Mapping[str, Memory]) -> None:
@@ -226,16 +234,23 @@ def _check_file(folder: Path, promised: Mapping[str, Any], verify: bool) -> None
 
 
 def _load(folder: Path, name: str, facts: dict[str, Any], mapped: bool) -> Memory:
-    policy = dict(facts["policy"])
-    made = POLICIES.get(policy.pop("kind", None))
-    if made is None:
-        raise RunError(f"{folder} forgets by {facts['policy'].get('kind')}", ", ".join(POLICIES), "get a newer formers")
     shape = [facts[key] for key in ("rows", "heads", "slots", "d_key", "d_value")]
-    dtype = getattr(torch, facts["dtype"])
-    stride = facts.get("stride", 1)  # folders of an earlier version hold every token
-    empty = Memory.empty(*shape, policy=made(**policy), stride=stride, storage=dtype, device="meta")
+    dtype, policy = getattr(torch, facts["dtype"]), _policy(folder, facts["policy"])
+    empty = Memory.empty(*shape, policy=policy, storage=dtype, device="meta")
     tensors = _read(folder / TENSORS, name, empty.tensors(), mapped)
     return dataclasses.replace(empty.with_tensors(tensors), read_only=mapped)
+
+
+def _policy(folder: Path, described: Mapping[str, Any]) -> forgetting.Policy:
+    kind, settings = described.get("kind"), {name: value for name, value in described.items() if name != "kind"}
+    made = POLICIES.get(str(kind))
+    if made is None:
+        raise RunError(f"{folder} forgets by {kind}", ", ".join(POLICIES), "get a newer formers")
+    try:
+        return from_dict(made, settings)
+    except ConfigError as error:
+        found = f"{folder} forgets by {kind} in no way that there is ({error.found})"
+        raise RunError(found, do="memorise the text again, or get a newer formers") from error
 
 
 def _read(path: Path, name: str, wanted: Mapping[str, Tensor], mapped: bool) -> dict[str, Tensor]:

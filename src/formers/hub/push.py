@@ -76,8 +76,8 @@ def pack(folder: Path | str, repo: str, *, license: str | None = None) -> Parcel
 
 
 def _model_folder(folder: Path) -> Path:
-    """The folder with config.json and weights, both of which must be there and whole as far as their names say."""
-    from formers.hub.files import weight_files
+    """The folder with config.json and weights, both of which must be there and, by the headers of the weights, whole."""
+    from formers.hub.files import Tensors
     from formers.hub.folders import read_config
 
     model = folder
@@ -87,7 +87,7 @@ def _model_folder(folder: Path) -> Path:
             do = f"let it end, or write a checkpoint as a folder: formers convert {folder} DST"
             raise RunError(f"the run {folder} has no model yet", "a run that has ended", do)
     read_config(model)
-    weight_files(model)
+    Tensors(model)  # reads the headers
     return model
 
 
