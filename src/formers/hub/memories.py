@@ -111,6 +111,7 @@ def describe(memory: Memory) -> dict[str, Any]:
         "d_key": d_key,
         "d_value": memory.values.shape[-1],
         "dtype": str(dtype).removeprefix("torch."),
+        "stride": memory.stride,
         "policy": {"kind": type(memory.policy).__name__, **dataclasses.asdict(memory.policy)},  # type: ignore[call-overload]
     }
 
@@ -236,7 +237,8 @@ def _check_file(folder: Path, promised: Mapping[str, Any], verify: bool) -> None
 def _load(folder: Path, name: str, facts: dict[str, Any], mapped: bool) -> Memory:
     shape = [facts[key] for key in ("rows", "heads", "slots", "d_key", "d_value")]
     dtype, policy = getattr(torch, facts["dtype"]), _policy(folder, facts["policy"])
-    empty = Memory.empty(*shape, policy=policy, storage=dtype, device="meta")
+    stride = facts.get("stride", 1)  # folders of an earlier version hold every token
+    empty = Memory.empty(*shape, policy=policy, stride=stride, storage=dtype, device="meta")
     tensors = _read(folder / TENSORS, name, empty.tensors(), mapped)
     return dataclasses.replace(empty.with_tensors(tensors), read_only=mapped)
 
