@@ -3,7 +3,7 @@
 #   make test     lint, types, import contracts, tests: under ten minutes
 #   make check    the same with full counts, and the slow tests: up to ninety minutes; writes docs/check.json
 #   make pretrained   the small models that come with the package, trained: 25 minutes on one core
-#   make bench    speed and memory against peers; prints ratios, writes benchmarks/results.json
+#   make bench    speed and memory against peers; prints ratios, writes benchmarks/results/ and docs/benchmarks.md
 
 PYTHON ?= python3
 VENV := .venv

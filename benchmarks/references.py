@@ -3,9 +3,10 @@ step of training, and what T5 writes. The same weights, the same ids.
 
 forward  float32, both in one process, in turns
 step     forward, backward and AdamW, dropout as published, 15% of the tokens scored, each contestant in a process of its own:
-         as `formers train` runs it here against transformers compiled, with fused AdamW, both in bf16; and both in float32,
-         eager, with the same optimizer
-writes   64 tokens from sources of 128, greedily, the same tokens, float32 and bfloat16; T5 has all of its layers there
+         as `formers train` runs it here against transformers compiled, with fused AdamW, both in bf16 where the machine is fast
+         in it and in float32 elsewhere; and both in float32, eager, with the same optimizer
+writes   64 tokens from sources of 128, greedily, the same tokens, float32 and bfloat16 where that is fast; T5 has
+         all of its layers there
 
 Layers are all alike, so a few stand for all (`--layers`), and the vocabulary is cut to 8,192 so that they are what is timed.
 """
@@ -41,7 +42,7 @@ def main() -> None:
         serve_steps(*options.serve, layers=options.layers)
         return
     names = options.names or list(WANTED)
-    result: dict[str, Any] = {"environment": environment(), "layers": options.layers}
+    result: dict[str, Any] = {"environment": environment(), "layers": options.layers, "as trained": trained_in()}
     parts = []
     for name in names:
         for batch, length in SHAPES:
@@ -51,13 +52,21 @@ def main() -> None:
             result[f"{name} {batch} x {length}"] = found
             spans = ", ".join(f"{kind} {span(figures['ratio'])}" for kind, figures in found.items())
             parts.append(f"{name} {batch} x {length} (wanted {WANTED[name]}): {spans}")
-    for precision in ("float32", "bfloat16") if "t5" in names else ():
+    written_in = ("float32", "bfloat16") if trained_in() == "bf16" else ("float32",)
+    for precision in written_in if "t5" in names else ():
         for batch in BATCHES:
             result[f"t5 writes, {precision}, {batch}"] = figures = written(batch, precision, options.rounds)
             said = f"t5 writes {batch} x {NEW} tokens, {precision} (wanted {WANTED_WRITING})"
             parts.append(f"{said}: {span(figures['ratio'])}")
     summary = "times as fast as transformers, medians with least and most: " + "; ".join(parts)
     finish("references", result, summary, options.json)
+
+
+def trained_in() -> str:
+    """The precision that `formers train` takes on this machine."""
+    from formers.training.precision import choose_precision
+
+    return choose_precision("auto", "cpu")
 
 
 def in_turns(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
@@ -137,7 +146,7 @@ def serve_steps(name: str, who: str, how: str, batch: str, length: str, *, layer
 
 
 def our_step(model: Any, name: str, ids: Any, targets: Any, best: bool) -> Callable[[], Any]:
-    """What `formers train` runs: the Objective, compiled in bf16 where `best`."""
+    """What `formers train` runs: the Objective, compiled, in `trained_in()`, where `best`."""
     import torch
 
     from formers.training.objective import Objective
@@ -147,7 +156,7 @@ def our_step(model: Any, name: str, ids: Any, targets: Any, best: bool) -> Calla
     from formers.training.settings import TrainSettings
 
     kind = SourceObjective if name == "t5" else Objective
-    objective = kind(model, precision="bf16" if best else "float32")
+    objective = kind(model, precision=trained_in() if best else "float32")
     if best:
         compile_module(objective)
     optimizer = make_optimizer(model.named_parameters(), decay_names(model), TrainSettings(lr=1e-4))
@@ -172,7 +181,7 @@ def their_step(model: Any, name: str, ids: Any, targets: Any, best: bool) -> Cal
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
 
     def run() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=best):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=best and trained_in() == "bf16"):
             loss = module(**given, labels=targets).loss
         loss.backward()
         optimizer.step()
