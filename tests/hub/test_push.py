@@ -309,6 +309,11 @@ def test_what_is_no_model_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="damaged or cut short"):
         pack(run, "me/mine")
     (run / "model" / "model.safetensors").write_bytes(whole)
+    config = (run / "model" / "config.json").read_text()
+    (run / "model" / "config.json").write_text(config.replace('"n_layer": 2', '"n_layer": 3'))
+    with pytest.raises(WeightsError, match=r"missing transformer\.h\.2"):
+        pack(run, "me/mine")
+    (run / "model" / "config.json").write_text(config)
     (run / "model").rename(run / "elsewhere")
     with pytest.raises(RunError, match="has no model yet"):
         pack(run, "me/mine")

@@ -76,9 +76,9 @@ def pack(folder: Path | str, repo: str, *, license: str | None = None) -> Parcel
 
 
 def _model_folder(folder: Path) -> Path:
-    """The folder with config.json and weights, both of which must be there and, by the headers of the weights, whole."""
+    """The folder with config.json and weights, which must make a model."""
     from formers.hub.files import Tensors
-    from formers.hub.folders import read_config
+    from formers.hub.folders import load_folder, read_config
 
     model = folder
     if (folder / "recipe.json").is_file():
@@ -87,7 +87,10 @@ def _model_folder(folder: Path) -> Path:
             do = f"let it end, or write a checkpoint as a folder: formers convert {folder} DST"
             raise RunError(f"the run {folder} has no model yet", "a run that has ended", do)
     read_config(model)
-    Tensors(model)  # reads the headers
+    try:
+        load_folder(model)  # what does not open here would open nowhere
+    except TargetError:  # made by code of the user's, which is not run: that its files are whole must do
+        Tensors(model)
     return model
 
 
