@@ -102,6 +102,17 @@ def memory_size(result: Mapping[str, Any]) -> str:
     return markdown(("entries a head", "bits per byte", "change from the size before", "likeliest right"), rows)
 
 
+def sentence_order(result: Mapping[str, Any]) -> str:
+    """Share of pairs that are labelled rightly: a row for what was trained for, a column for what is asked."""
+    names = list(result["accuracy"])
+    rows = []
+    for trained, asked in result["accuracy"].items():
+        found = (asked[name]["interval"] for name in names)
+        shares = (f"{100 * f['mean']:.1f}% ({100 * f['low']:.1f} to {100 * f['high']:.1f})" for f in found)
+        rows.append((trained.replace("_", " "), *shares))
+    return markdown(("trained for", *(f"asked for {name.replace('_', ' ')}" for name in names)), rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
@@ -110,6 +121,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/memory-size-grafted.json": memory_size,
     "docs/results/memory-size-gpt2-stdlib.json": memory_size,
     "docs/results/memory-size.json": memory_size,
+    "docs/results/sentence-order.json": sentence_order,
     "docs/results/tournament.json": tournament,
 }
 """What the table of a file shows. In a page it stands behind a comment that names the file."""
