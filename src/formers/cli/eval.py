@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from formers.cli.console import emit, facts, remark, speaker, stdout, table
+from formers.cli.console import emit, facts, remark, stderr, stdout, table
+from formers.cli.live import EVERY_SECONDS
 from formers.cli.parse import Flag, changed_settings, parse
 from formers.errors import ConfigError, DataError, TargetError
 from formers.hub import targets
@@ -51,14 +55,35 @@ def main(arguments: list[str]) -> None:
     if options.text is not None:
         return _read(found, options.text, options)
     shards = shards_for(found, options.data)
-    with speaker(options.json).status("evaluating ..."):
-        row = evaluate_model(found, shards, batches=options.batches)
+    with _following() as progress:
+        row = evaluate_model(found, shards, batches=options.batches, progress=progress)
     if options.json:
         return emit({"target": options.run, "data": shards.folder, **row})
     stdout().print(facts(_lines(row, str(shards.folder))))
     stdout().print()
     stdout().print(_by_position(row["by_position"]))
     return None
+
+
+@contextlib.contextmanager
+def _following() -> Iterator[Callable[[int, int], None]]:
+    """What is told of batches done is shown on stderr: as a bar with the time that remains on a terminal, elsewhere as a line
+    now and then."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console, last = stderr(), time.monotonic()
+    columns = (TextColumn("evaluating {task.fields[done]}"), BarColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("evaluating", total=None, done="...")
+
+        def progress(done: int, many: int) -> None:
+            nonlocal last
+            bar.update(task, completed=done, total=many, done=f"batch {done:,} of {many:,}")
+            if not console.is_terminal and time.monotonic() - last >= EVERY_SECONDS:
+                last = time.monotonic()
+                console.print(f"evaluated {done:,} of {many:,} batches", markup=False)
+
+        yield progress
 
 
 def _read(found: targets.Resolved, text: str, options: Options) -> None:

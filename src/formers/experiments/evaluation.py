@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,19 @@ def _of_run(run: Path, recipe: dict[str, Any], objective: str) -> Shards:
     return shards_of(from_dict(DataSettings, recipe["data"]), objective, folder=folder)
 
 
-def evaluate_model(found: Resolved, shards: Shards, *, batches: int = 0, device: str = "auto") -> dict[str, Any]:
+def evaluate_model(
+    found: Resolved,
+    shards: Shards,
+    *,
+    batches: int = 0,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Loss, bits per byte, perplexity, accuracy, loss by position, and what needs no training on the same bytes.
 
     `batches` 0: the whole split. Rows have the length that the run was trained with, within the model's limit. Documents
     are read whole, in order, by a model that was trained so, or that came without a run and has no limit of length. recall: of
-    approximate look-ups, the share of the truly nearest that was found.
+    approximate look-ups, the share of the truly nearest that was found. `progress` is told of batches done, and of how many.
     """
     recipe, objective_name = (found.recipe or {}).get("train", {}), objective_of(found)
     settings = dataclasses.replace(from_dict(TrainSettings, recipe), objective=objective_name)
@@ -83,7 +91,9 @@ def evaluate_model(found: Resolved, shards: Shards, *, batches: int = 0, device:
     if carried:
         states = CarriedStates(found.model, ROWS, state_length(found.model, view, settings))
     apart = recipe.get("documents_apart", True) and accepts(found.model, "positions")
-    measured = evaluate(objective, view, batches=batches, documents_apart=apart, states=states, device=device)
+    measured = evaluate(
+        objective, view, batches=batches, documents_apart=apart, states=states, device=device, progress=progress
+    )
     about = {"split": "validation", "objective": objective_name, "tokens": measured.tokens}
     recall = next(iter(map(recall_of, states.states.values())), None)
     looked = {} if recall is None else {"recall": recall}

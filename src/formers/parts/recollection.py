@@ -25,7 +25,8 @@ from formers.parts.approximate import Approximate
 from formers.parts.attend import Case, attend, expand_groups, safe_softmax
 from formers.parts.attention import KeyValueCache, Score, Turn
 from formers.parts.masks import Mask, Summary
-from formers.parts.memory import Found, Memory, StagedMemory, recall
+from formers.parts.memory import Memory, StagedMemory, recall
+from formers.parts.piecewise import budget, numbers_of, recall_together
 from formers.parts.positions import Positions
 from formers.parts.rings import KeyValueRing
 from formers.parts.search import Exact, Search
@@ -298,8 +299,7 @@ class MemoryAttention(nn.Module):
         near_q, near_k = (q, k) if self.turn is None else self.turn(q, k, positions)
         near_q = near_q * self.score.scale  # after the turn, as in Attention: the same bits
         q, k, v = self.queries(q * self.score.scale), self.keys(k), self.values(v)
-        found, staged_memory = self._recall(q, k, v, positions, state)
-        recalled = Recalled((q[..., None, :] * found.keys).sum(-1), found.present, found.values)
+        recalled, staged_memory = self._recall(q, k, v, positions, state)
         near_v, k_positions, staged = v, positions, None
         if state is not None:
             near_k, near_v, k_positions, staged_local = state.local.extend(near_k, v, positions)
@@ -309,14 +309,24 @@ class MemoryAttention(nn.Module):
 
     def _recall(
         self, q: Queries, k: Keys, v: Values, positions: Positions, state: MemoryNode | None
-    ) -> tuple[Found, StagedMemory | None]:
-        memory = None if state is None else state.memory
+    ) -> tuple[Recalled, StagedMemory | None]:
+        memory, settings = None if state is None else state.memory, self.memory
+        ask = {"mask": settings.visible, "most": settings.most, "shared": settings.scope == "batch"}
         if memory is None:
             k, v = self.memory.rounded(k), self.memory.rounded(v)
-        ask = {"mask": self.memory.visible, "most": self.memory.most, "shared": self.memory.scope == "batch"}
+        if self._together(q, memory):
+            one, staged = recall_together(memory, q, k, v, positions, **ask)
+            return Recalled(one.logit[..., None], one.present[..., None], one.value[..., None, :]), staged
         found, staged = recall(memory, q, k, v, positions, **ask)
         self.found(found.index)
-        return found, staged
+        return Recalled((q[..., None, :] * found.keys).sum(-1), found.present, found.values), staged
+
+    def _together(self, q: Queries, memory: Memory | None) -> bool:
+        """Whether what queries find is put together in pieces. Who learns, listens or counts wants each entry by itself."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.training:
+            return False
+        each = self.found.heard or self.memory_pattern.heard or (memory is not None and memory.policy.counts)
+        return not each and numbers_of(q, self.memory.most) > budget(q)
 
     def _merged(
         self, q: Queries, k: Keys, v: Values, positions: Positions, k_positions: Positions, recalled: Recalled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,16 +54,19 @@ def evaluate(
     states: CarriedStates | None = None,
     device: str = "cpu",
     team: Team | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `batches` batches of a view (0: all of them) with `objective`, which may be wrapped.
 
     The model is put into evaluation mode for the time. `states` carries rows on where the view goes through documents in
-    order. Under a team every process scores its share of the rows, and all return the same result.
+    order. Under a team every process scores its share of the rows, and all return the same result. `progress` is told after
+    each batch how many of how many are done.
     """
     team, states = team or Team(), states or CarriedStates()
     total, size, further = np.zeros((3, len(EDGES))), 0, {}
     with evaluating(objective):
-        for number in range(_available(view, batches)):
+        many = _available(view, batches)
+        for number in range(many):
             batch = view.batch(number)
             rows = lane_rows(batch, team.rank, team.world)
             micro = to_tensors(rows, device, apart=documents_apart, carried=states.model is not None)
@@ -75,6 +78,8 @@ def evaluate(
             for name, sums in (more[0] if more else {}).items():
                 further[name] = further.get(name, 0.0) + sums.double()
             size += batch.bytes
+            if progress is not None:
+                progress(number + 1, many)
     summed = team.total(torch.from_numpy(total).to(device)) if team.world > 1 else torch.from_numpy(total)
     second = {name: team.total(sums).tolist() for name, sums in further.items()}
     return _means(summed.cpu().numpy(), size, second)
