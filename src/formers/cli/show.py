@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from formers.cli.console import emit, facts, remark, stdout
-from formers.cli.parse import Flag, parse
+from formers.cli.parse import Flag, changed_settings, parse
 from formers.comparison.drawing import bars
 from formers.files import plain
 from formers.hub import targets
@@ -27,6 +27,8 @@ class Options:
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """A run, a checkpoint folder, gpt2.tiny, or file.py:function."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: settings of the model other than the stored ones, such as memory_storage=int8. Its weights must still fit."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
     json: Flag = False
@@ -38,7 +40,7 @@ def main(arguments: list[str]) -> None:
     targets.parse(options.target)
     from formers.inspection.anatomy import cost, tree
 
-    found = targets.resolve(options.target, code=options.code)
+    found = targets.resolve(options.target, code=options.code, changes=changed_settings(options.set))
     remark(found.note)
     model = found.model
     root, price = tree(model), cost(model)
@@ -143,9 +145,12 @@ def _facts(root: Part, price: Cost, max_length: int | None) -> list[tuple[str, s
 
 
 def _memory(held: Held) -> str:
+    each = (held.bytes - 8) // held.entries
+    beside = each - 2 * held.kv_heads * held.vector_bytes
     return (
-        f"{size(held.bytes)} a row, full: {held.kv_heads} heads x {held.entries:,} entries x 2 x {held.d_head} numbers, and "
-        f"places; a look-up among all of them takes {held.look_up_per_token:,} operations a token"
+        f"{held.bytes:,} bytes a row when full ({size(held.bytes)}): {held.entries:,} entries x ({held.kv_heads} heads x 2 x "
+        f"{held.vector_bytes:,} bytes, a key and a value of {held.d_head} numbers, + {beside}, its place, document and number) "
+        f"+ 8; a look-up among all of them takes {held.look_up_per_token:,} operations a token"
         + (", and as many for each further row of a batch, whose memories it goes through too" if held.shared else "")
         + (f"; of every {held.stride} tokens one is remembered" if held.stride > 1 else "")
     )

@@ -11,8 +11,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from formers.parts.attention import Attention
+from formers.parts.memory import memory_bytes
 from formers.parts.mosaic import ContextMemory, PersistentMemory
-from formers.parts.recollection import MemoryAttention, memory_attentions
+from formers.parts.recollection import STORAGES, MemoryAttention, memory_attentions
+from formers.parts.storage import storage_for
 
 PROBE = 16
 """Tokens of the forward in which products are counted, or a segment: of more, a part may be called once a segment."""
@@ -102,7 +104,8 @@ class Held:
     """The memory of one layer, when it is full: of one row.
 
     kv_heads, entries, d_head   a key and a value of d_head numbers for each
-    bytes                       of these, and of what is known of each entry beside them
+    vector_bytes                of one key or value as it is held
+    bytes                       of all, by `parts.memory.memory_bytes`: entries x (kv_heads x 2 x vector_bytes + 24) + 8
     look_up_per_token           operations of comparing a token's queries with every key, exactly
     stride                      of so many tokens one is an entry
     shared                      look-ups go through the memories of all rows of a batch, as many times more operations
@@ -112,6 +115,7 @@ class Held:
     kv_heads: int
     entries: int
     d_head: int
+    vector_bytes: int
     bytes: int
     look_up_per_token: int
     stride: int = 1
@@ -162,7 +166,9 @@ def cost(model: nn.Module) -> Cost:
     hooks += [m.register_forward_hook(lambda part, *_: learned.append(_of_slots(part))) for m in memories]
     was_training = model.training
     try:
-        probe = min(PROBE, getattr(getattr(model, "config", None), "segment_length", PROBE))
+        probe = min(
+            PROBE, getattr(getattr(model, "config", None), "segment_length", PROBE)
+        )  # more are several calls of a layer
         ids = torch.zeros(1, probe, dtype=torch.long, device=next(model.parameters()).device)
         source = {"source": ids} if writes_from_source(model) else {}
         with FlopCounterMode(display=False) as counter:
@@ -233,6 +239,7 @@ def _memory_of(name: str, layer: MemoryAttention) -> Held:
     project: Any = layer.project
     entries, groups, d_head = layer.memory.entries, project.num_kv_heads, project.d_head
     stride, shared = layer.memory.stride, layer.memory.scope == "batch"
-    kind = {"dtype": next(layer.parameters()).dtype, "device": "meta"}
-    size = layer.memory.empty(1, entries * stride, groups, d_head, **kind).nbytes
-    return Held(name, groups, entries, d_head, size, 2 * project.num_heads * d_head * entries, stride, shared)
+    dtype = STORAGES[layer.memory.storage] or next(layer.parameters()).dtype
+    vector = storage_for(dtype).bytes_each(d_head, dtype)
+    size = memory_bytes(1, groups, entries, d_head, d_head, dtype=dtype)
+    return Held(name, groups, entries, d_head, vector, size, 2 * project.num_heads * d_head * entries, stride, shared)
