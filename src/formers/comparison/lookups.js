@@ -130,7 +130,7 @@
     const parts = inside
       ? [run(i - AROUND, i), text(i), run(i + 1, i + 1 + AROUND)]
       : outside || ["(its text is not on this page)", "", ""];
-    const [before, after] = [parts[0], parts[2]].map(side => [...side.replace(/\n/g, "↵")]);
+    const [before, after] = [parts[0], parts[2]].map(side => [...side.replace(/\n/g, "↵").replace(/ {2,}/g, " ")]);
     const words = [
       `…${before.slice(-AROUND).join("")}`,
       make("mark", {}, visible(parts[1]).replace(/␣/g, "\u00a0")),
