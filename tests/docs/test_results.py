@@ -113,10 +113,20 @@ def sentence_order(result: Mapping[str, Any]) -> str:
     return markdown(("trained for", *(f"asked for {name.replace('_', ' ')}" for name in names)), rows)
 
 
+def masked(result: Mapping[str, Any]) -> str:
+    """What stands in gaps: the three likeliest tokens."""
+    rows = []
+    for fill in result["fills"]:
+        choices = (f"`{choice['token']}` {choice['score']:.2f}" for choice in fill["choices"][:3])
+        rows.append((f"`{fill['text']}`", ", ".join(choices)))
+    return markdown(("text", "likeliest"), rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
     "docs/results/induction.json": induction,
+    "docs/results/masked.json": masked,
     "docs/results/memory.json": memory,
     "docs/results/memory-size-grafted.json": memory_size,
     "docs/results/memory-size-gpt2-stdlib.json": memory_size,
