@@ -24,7 +24,7 @@ from formers.parts.looking import Found, look_up
 from formers.parts.masks import Mask
 from formers.parts.memory import Memory, StagedMemory, fresh_store
 from formers.parts.positions import Positions
-from formers.parts.search import Asked, Store
+from formers.parts.search import Asked, Store, queries_at_once
 
 NUMBERS_AT_A_TIME = {"cpu": 1 << 22, "other": 1 << 27}
 """Of the keys of neighbours, as many of their values, and a few times that while they are gathered: 16 MB each in float32 on a
@@ -93,7 +93,7 @@ def _pieces(q: Queries, wide: int) -> Iterator[slice]:
     heads, length, d = q.shape[1:]
     if not wide:
         return
-    each = max(1, budget(q) // (heads * wide * d))
+    each = queries_at_once(length, budget(q) // (heads * wide * d))
     for start in range(0, length, each):
         yield slice(start, min(start + each, length))
 
