@@ -1,5 +1,4 @@
-"""Which parameters learn: all, or those that `TrainSettings.only` names, the others being held still for the time; and which
-learn faster or slower than the rest (`TrainSettings.lr_factors`)."""
+"""Which parameters learn (`TrainSettings.only`; the others are held still), and which at a multiple of the rate (`lr_factors`)."""
 
 from __future__ import annotations
 
