@@ -1,4 +1,4 @@
-"""Which parameters learn (`TrainSettings.only`; the others are held still), and which at a multiple of the rate (`lr_factors`)."""
+"""Which parameters learn (`TrainSettings.only`), the others held still, and which at a multiple of the rate (`lr_factors`)."""
 
 from __future__ import annotations
 
