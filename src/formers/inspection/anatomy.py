@@ -166,9 +166,8 @@ def cost(model: nn.Module) -> Cost:
     hooks += [m.register_forward_hook(lambda part, *_: learned.append(_of_slots(part))) for m in memories]
     was_training = model.training
     try:
-        probe = min(
-            PROBE, getattr(getattr(model, "config", None), "segment_length", PROBE)
-        )  # more are several calls of a layer
+        segment = getattr(getattr(model, "config", None), "segment_length", PROBE)
+        probe = min(PROBE, segment)  # of more, a layer may be called several times
         ids = torch.zeros(1, probe, dtype=torch.long, device=next(model.parameters()).device)
         source = {"source": ids} if writes_from_source(model) else {}
         with FlopCounterMode(display=False) as counter:

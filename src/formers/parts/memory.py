@@ -175,8 +175,9 @@ class Memory:
 
     def _writes(self, positions: Positions) -> Bool[Tensor, "some seq"]:
         """Which tokens become entries."""
-        last = positions.index % self.stride == self.stride - 1
-        return positions.present & last if self.stride > 1 else positions.present
+        if self.stride == 1:
+            return positions.present
+        return positions.present & (positions.index % self.stride == self.stride - 1)
 
     def _count(self, slots: Tensor, rows: Tensor) -> None:
         if self.hits is None or self.last_hit is None:

@@ -34,26 +34,26 @@ def make_optimizer(
     factors: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """`settings.optimizer` over the named parameters that train, the decaying ones first, those that learn at another multiple
-    of the rate (`factors`, by name) in groups of their own. AdamW is fused where
-    torch can. Adafactor (1804.04235), with which T5 was trained, steps in proportion to the size of a weight; it keeps no
-    momentum, and of a matrix's squares the means of rows and columns."""
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    of the rate (`factors`, by name) in groups of their own. AdamW is fused where torch can. Adafactor (1804.04235), with which
+    T5 was trained, steps in proportion to the size of a weight; it keeps no momentum, and of a matrix's squares the means of
+    rows and columns."""
+    found: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
     for name, parameter in parameters:
         if parameter.requires_grad:
-            groups.setdefault((name in decaying, (factors or {}).get(name, 1.0)), []).append(parameter)
-    named = [
-        {"params": found, "weight_decay": settings.weight_decay * decay, "factor": factor}
-        for (decay, factor), found in groups.items()
-        if found
+            found.setdefault((name in decaying, (factors or {}).get(name, 1.0)), []).append(parameter)
+    groups = [
+        {"params": members, "weight_decay": settings.weight_decay * decay, "factor": factor}
+        for (decay, factor), members in found.items()
+        if members
     ]
     if settings.optimizer == "adafactor":
-        return torch.optim.Adafactor(named, lr=settings.lr)
+        return torch.optim.Adafactor(groups, lr=settings.lr)
     return torch.optim.AdamW(
-        named,
+        groups,
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.adam_eps,
-        fused=all(p.device.type in ("cpu", "cuda") for found in groups.values() for p in found),
+        fused=all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]),
     )
 
 
