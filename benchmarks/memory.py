@@ -4,15 +4,14 @@ A look-up is the search and the gathering of keys and values that were found. Ex
 of queries and entries alone, done in the same chunks, which bounds them; and beside KNNMemory of
 memorizing-transformers-pytorch 0.4.1 (HNSW by faiss, one key for all heads, as many queries), whose recall on the same
 random keys is measured too. Approximate look-ups are made on keys in clusters, 2,000 a head, and give their recall against
-exact search; nothing has a structure in random keys that an index could use. With `--model` and `--data`, the same on the keys
-that a trained model makes of the two longest validation documents, read to the millionth token.
+exact search; nothing has a structure in random keys that an index could use. `formers experiment search` does the same on the
+keys that a trained model makes of long documents.
 
 The peer: pip install --no-deps memorizing-transformers-pytorch==0.4.1 && pip install faiss-cpu einops einops-exts joblib
 """
 
 from __future__ import annotations
 
-import collections
 import statistics
 import sys
 import tempfile
@@ -161,42 +160,9 @@ def approximate(keys: Any, q: Any, positions: Any, rounds: int) -> dict[str, Any
     return {"milliseconds": figures[name], "recall": search.recall, "built in seconds": built, "probes": search.probes}
 
 
-def of_documents(target: str, data: str, entries: int) -> tuple[Any, Any]:
-    """Keys [documents, heads, entries, d] and the queries of the segment after them, bf16, of the first layer with a memory:
-    the two longest validation documents, read from the first token."""
-    import torch
-
-    from formers.data import open_shards
-    from formers.hub import targets
-    from formers.parts.recollection import memory_attentions
-    from formers.parts.taps import attach
-
-    shards, model = open_shards(data), targets.load(target, dtype=torch.float32, memory_size=1).eval()
-    layer, calls = next(iter(memory_attentions(model))), 128
-    rows = sorted(shards.rows("validation"), key=lambda row: -shards.documents[row, 1])[:BATCH]
-    ids = torch.stack([torch.from_numpy(shards.document_tokens(row)[: entries + QUERIES]) for row in rows]).long()
-    keys: list[Any] = []
-    queries: collections.deque[Any] = collections.deque(maxlen=QUERIES // calls)
-    listeners = {
-        f"{layer}.keys": lambda k: keys.append(k.bfloat16()),
-        f"{layer}.queries": lambda q: queries.append(q.bfloat16()),
-    }
-    state = model.init_state(len(rows), ids.shape[1])
-    with attach(model, listeners):
-        for part in ids.split(calls, 1):
-            state = model(part, state=state).state.commit()
-    whole = torch.cat(keys, 2)
-    return whole[:, :, :entries].contiguous(), torch.cat([*queries], 2)
-
-
 def main() -> None:
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--model", help="a run whose model has a memory, for real keys")
-    arguments.add_argument("--data", help="a shard folder with two validation documents of more than a million tokens")
-    options = arguments.parse_args()
+    options = parser(__doc__ or "").parse_args()
     import torch
-
-    from formers.parts.positions import Positions
 
     torch.manual_seed(0)
     result: dict[str, Any] = {"environment": environment(), "exact": {}, "approximate": {}}
@@ -205,16 +171,6 @@ def main() -> None:
             result["exact"][str(entries)] = exact(entries, options.rounds, Path(folder))
         for entries in (SIZES[-1], LARGE):
             result["approximate"][str(entries)] = approximate(*question(entries, clustered=True), options.rounds)
-        if options.model:
-            result["approximate, real keys"] = {}
-            keys, q = of_documents(options.model, options.data, LARGE)
-            for entries in (SIZES[-1], LARGE):
-                newest, positions = (
-                    keys[:, :, -entries:].contiguous(),
-                    Positions.offset(entries, QUERIES).rows(len(keys)),
-                )
-                figures = approximate(newest, q, positions, options.rounds)
-                result["approximate, real keys"][str(entries)] = figures
     finish("memory", result, summary(result), options.json)
 
 
@@ -227,14 +183,11 @@ def summary(result: dict[str, Any]) -> str:
         if "KNNMemory" in ms:
             line += f"; KNNMemory {ms['KNNMemory']:.0f} ms with a recall of {figures['KNNMemory recall']:.2f}"
         parts.append(line)
-    for kind in ("approximate", "approximate, real keys"):
-        if kind not in result:
-            continue
-        for entries, figures in result[kind].items():
-            ms = statistics.median(figures["milliseconds"])
-            parts.append(f"{kind}, {int(entries):,}: {ms:.0f} ms with a recall of {figures['recall']:.2f}")
-        small, large = (statistics.median(f["milliseconds"]) for f in result[kind].values())
-        parts.append(f"from 65k to 1M {large / small:.1f} x")
+    for entries, figures in result["approximate"].items():
+        ms = statistics.median(figures["milliseconds"])
+        parts.append(f"approximate, {int(entries):,}: {ms:.0f} ms with a recall of {figures['recall']:.2f}")
+    small, large = (statistics.median(f["milliseconds"]) for f in result["approximate"].values())
+    parts.append(f"from 65k to 1M {large / small:.1f} x")
     return "look-ups in a memory: " + "; ".join(parts)
 
 

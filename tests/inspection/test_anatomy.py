@@ -41,6 +41,16 @@ def test_blocks_that_differ_are_not_folded():
     assert [part.name for part in tree(model).children] == ["0..1", "2"]
 
 
+def test_a_block_that_is_several_layers_says_how_many():
+    parts = {part.name: part for part in tree(formers.build("albert", preset="nano", num_layers=5)).children}
+    (blocks,) = parts["trunk"].children[:1]
+    assert [(block.name, block.runs) for block in blocks.children] == [("0", 5)]
+    assert all(part.runs == 1 for name, part in parts.items())
+    trunk = PreNorm([{"a": nn.Linear(3, 3)}, {"a": nn.Linear(3, 3)}], lambda: nn.LayerNorm(3), order=(0, 0, 1, 1))
+    (blocks,) = (part for part in tree(trunk).children if part.name == "blocks")
+    assert [(block.name, block.alike, block.runs) for block in blocks.children] == [("0..1", 2, 2)]
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_products_are_two_for_each_weight_of_a_map(name: str):
     model = formers.build(name, preset="nano")

@@ -39,8 +39,13 @@ def _share(memory: Memory, asked: Asked) -> float:
     return float((same.any(-1) & true.present).sum() / true.present.sum())
 
 
+@pytest.mark.parametrize("fast_bf16", [True, False], ids=["bf16_fast", "bf16_slow"])
 @pytest.mark.parametrize("storage", [torch.float32, torch.int8], ids=str)
-def test_most_of_the_nearest_are_found_and_how_many_is_known(storage: torch.dtype) -> None:
+def test_most_of_the_nearest_are_found_and_how_many_is_known(
+    storage: torch.dtype, fast_bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products with centres are made in the type that the processor is fast in."""
+    monkeypatch.setattr("formers.parts.approximate.has_fast_bf16", lambda device: fast_bf16)
     search = Approximate(probes=8, wanted=0.0, least=100, measured_on=40)
     memory = _memory(3000, 3000, search, storage=storage)
     asked = Asked(_vectors(2, 4, 40), Positions.offset(3000, 40), EarlierSegment(3000), 16)

@@ -99,7 +99,7 @@ def examine() -> Machine:
     import psutil
     import torch
 
-    from formers.training.precision import has_fast_bf16
+    from formers.processors import has_fast_bf16
 
     memory, compiler = psutil.virtual_memory(), _compiler()
     names = ("formers", "torch", "numpy", "tokenizers", *OPTIONAL)

@@ -100,6 +100,8 @@ def _tree(part: Part, into: Tree | None = None) -> Tree:
     label = Text.assemble(part.name, (f"  {part.kind}", "dim"))
     if part.alike > 1:
         label.append(f"  {part.alike} alike, {part.parameters // part.alike:,} each,", "bold")
+    if part.runs > 1:
+        label.append(f"  run {part.runs} times,", "bold")
     label.append(f"  {part.parameters:,}  {size(part.bytes)}" if part.parameters else "  0")
     for weight in part.weights:
         shape = " x ".join(map(str, weight.shape))

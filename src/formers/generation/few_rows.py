@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from formers.parts.norms import RMSNorm
+from formers.processors import onednn_multiplies
 
 MOST_ROWS = 64
 """Beyond so many rows ``F.linear`` is as good."""
@@ -39,7 +40,7 @@ class FewRows(nn.Module):
     def __init__(self, linear: nn.Linear, *, pack: bool) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        self._onednn = _suits_onednn(linear.weight)
+        self._onednn = onednn_multiplies(linear.weight.dtype)
         self._layout: Tensor | None = None if pack and self._onednn else linear.weight  # packed when it is first needed
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,14 +68,6 @@ class OneCallNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-def _suits_onednn(weight: Tensor) -> bool:
-    """oneDNN has no products in bfloat16 for CPUs without AVX-512."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    in_bfloat16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32 or in_bfloat16
-
-
 def stepper_of(model: nn.Module, batch: int, steps: int, pack: bool | None = None) -> nn.Module:
     """A copy of `model` that steps `batch` rows faster: in evaluation mode, and with the model's own tensors.
 
@@ -83,7 +76,7 @@ def stepper_of(model: nn.Module, batch: int, steps: int, pack: bool | None = Non
     weight = next(model.parameters(), None)
     # autocast knows F.linear, and not what would stand for it
     few = weight is not None and weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    fits = weight is not None and few and 1 < batch <= MOST_ROWS and _suits_onednn(weight)
+    fits = weight is not None and few and 1 < batch <= MOST_ROWS and onednn_multiplies(weight.dtype)
     if fits and pack is None:
         pack = steps >= PACK_FROM and 2 * _bytes_of(model) < psutil.virtual_memory().available
     return _twin(model, few, fits and bool(pack), {})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from formers.parts.memory import memory_bytes
 from formers.parts.mosaic import ContextMemory, PersistentMemory
 from formers.parts.recollection import STORAGES, MemoryAttention, memory_attentions
 from formers.parts.storage import storage_for
+from formers.parts.trunk import Trunk
 
 PROBE = 16
 """Tokens of the forward in which products are counted, or a segment: of more, a part may be called once a segment."""
@@ -49,30 +51,42 @@ class Part:
     children: list[Part] = field(default_factory=list)
     alike: int = 1
     """How many neighbours of the same structure this part stands for, itself included."""
+    runs: int = 1
+    """How many layers a block is, where the trunk's order says that it is several."""
 
     def signature(self) -> tuple[Any, ...]:
         """Equal for modules of the same structure that share nothing."""
         shapes = tuple((w.name, w.shape, w.shared_with) for w in self.weights)
-        return self.kind, shapes, self.alike, tuple((child.name, child.signature()) for child in self.children)
+        return (
+            self.kind,
+            shapes,
+            self.alike,
+            self.runs,
+            tuple((child.name, child.signature()) for child in self.children),
+        )
 
 
 def tree(model: nn.Module) -> Part:
     """The modules that hold parameters, neighbours of the same structure folded into one."""
-    return _part(type(model).__name__, "", model, {})
+    trunks = [(path, trunk) for path, trunk in model.named_modules() if isinstance(trunk, Trunk)]
+    runs = {f"{path}.blocks.{i}".lstrip("."): n for path, trunk in trunks for i, n in Counter(trunk.order).items()}
+    return _part(type(model).__name__, "", model, {}, runs)
 
 
-def _part(name: str, path: str, module: nn.Module, seen: dict[int, str]) -> Part:
+def _part(name: str, path: str, module: nn.Module, seen: dict[int, str], runs: Mapping[str, int]) -> Part:
+    """seen: of every tensor the path that showed it first."""
     weights, own = [], 0
     for label, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
         first = seen.setdefault(id(tensor), f"{path}.{label}".lstrip("."))
         is_first = first == f"{path}.{label}".lstrip(".")
         own += tensor.numel() * is_first
         weights.append(_weight(label, tensor, None if is_first else first))
-    children = [_part(label, f"{path}.{label}", child, seen) for label, child in module.named_children()]
+    below = [(label, f"{path}.{label}".lstrip("."), child) for label, child in module.named_children()]
+    children = [_part(label, where, child, seen, runs) for label, where, child in below]
     children = [child for child in children if child.weights or child.children]
     parameters = own + sum(child.parameters for child in children)
     size = sum(w.bytes for w in weights if w.shared_with is None) + sum(child.bytes for child in children)
-    return Part(name, type(module).__name__, parameters, size, weights, list(_folded(children)))
+    return Part(name, type(module).__name__, parameters, size, weights, list(_folded(children)), runs=runs.get(path, 1))
 
 
 def _weight(name: str, tensor: torch.Tensor, shared_with: str | None) -> Weight:
@@ -96,7 +110,7 @@ def _fold(run: list[Part]) -> Part:
     if len(run) == 1:
         return first
     name, parameters, size = f"{first.name}..{run[-1].name}", sum(p.parameters for p in run), sum(p.bytes for p in run)
-    return Part(name, first.kind, parameters, size, first.weights, first.children, alike=len(run))
+    return Part(name, first.kind, parameters, size, first.weights, first.children, len(run), first.runs)
 
 
 @dataclass(frozen=True)

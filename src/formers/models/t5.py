@@ -51,6 +51,7 @@ from formers.config import below_one, head_problems, require
 from formers.errors import ConfigError, StateError
 from formers.models.t5_names import ENCODERS, FOREIGN, activations, weights
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal
+from formers.parts.embeddings import check_ids
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward, GatedFeedForward
 from formers.parts.heads import LanguageHead, TokenHead
 from formers.parts.masks import Causal, Everything, Mask, SameDocument, Window
@@ -218,6 +219,7 @@ class T5(Model):
     def encode(self, source: Any) -> Encoded:
         """What the encoder makes of ids [batch, source] or a `Source`: hidden states [batch, source, d_model]."""
         read = Source.of(source)
+        check_ids(read.input_ids, self.config.vocab_size, "source ids")
         positions = read.placed
         if positions.length != read.input_ids.shape[1]:
             raise ConfigError(f"positions of {positions.length} tokens for a source of {read.input_ids.shape[1]}")

@@ -24,6 +24,7 @@ from formers.parts.masks import Mask
 from formers.parts.positions import Place
 from formers.parts.replay import chosen
 from formers.parts.search import Asked, Nearest, Store, best_columns, search_exactly
+from formers.processors import has_fast_bf16
 
 SAMPLE_EACH, ROUNDS, DEAD, OUTGROWN = 48, 5, 0.5, 4
 """Keys a centre is found from, rounds of that, dead entries for each live one, and growth, at which an index is made anew."""
@@ -233,14 +234,15 @@ def _centres(keys: Tensor, lists: int) -> Tensor:
 
 
 def _nearest_centre(keys: Tensor, centres: Tensor) -> Tensor:
-    """In bf16, which moves a key that lies between two centres now and then to the other."""
     parts = keys.split(max(64, (1 << 22) // len(centres)))
     return torch.cat([best_columns(_products(centres, part), 1)[1][0, :, 0] for part in parts])
 
 
 def _products(centres: Tensor, q: Tensor) -> Tensor:
-    """[1, centres, queries]."""
-    return (centres.bfloat16() @ q.bfloat16().t())[None]
+    """[1, centres, queries]: in bf16 where that is fast, which moves a key that lies between two centres now and then to
+    the other."""
+    dtype = torch.bfloat16 if has_fast_bf16("cpu") else torch.float32
+    return (centres.to(dtype) @ q.to(dtype).t())[None]
 
 
 def _empty_lists(centres: Tensor) -> Any:

@@ -137,3 +137,17 @@ def check_length(length: int, max_length: int) -> None:
             f"at most {max_length} tokens, what was already read included",
             "shorten the text, or use a model with more positions",
         )
+
+
+def check_ids(ids: Tensor, vocab_size: int, name: str = "input_ids") -> None:
+    """Raises ConfigError for what are no ids [batch, seq] of a vocabulary, before a table does. The ids themselves are read
+    where that costs nothing: on a CPU, and not while a graph is traced."""
+    if ids.dim() != 2 or ids.is_floating_point():
+        raise ConfigError(f"{name} of {ids.dtype}, shape {list(ids.shape)}", "whole numbers [batch, seq]")
+    if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.device.type != "cpu" or not ids.numel():
+        return
+    lowest, highest = (int(end) for end in ids.aminmax())
+    if lowest < 0 or highest >= vocab_size:
+        beyond = lowest if lowest < 0 else highest
+        do = "encode the text with the model's own tokenizer; what pads a row needs an id of the vocabulary too"
+        raise ConfigError(f"{name} with the id {beyond}", f"ids of the vocabulary, 0 to {vocab_size - 1}", do)

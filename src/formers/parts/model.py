@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from formers.axes import Hidden, Ids
 from formers.errors import ConfigError, StateError
+from formers.parts.embeddings import check_ids
 from formers.parts.positions import Positions
 from formers.parts.states import StagedState, State, Tree
 
@@ -57,7 +58,8 @@ class Model(nn.Module):
 
         positions  default: 0, 1, .. for every row; with a state, each row goes on where it is
         state      what was read before, committed; it is not changed: commit `Output.state` to advance
-        Raises ConfigError for an input the model does not accept, StateError for a state that does not fit.
+        Raises ConfigError for an input the model does not accept and for ids that its vocabulary lacks, StateError for a
+        state that does not fit.
         """
         given = {"source": source, "token_types": token_types, "is_global": is_global}
         given = {name: value for name, value in given.items() if value is not None}
@@ -118,6 +120,7 @@ class Model(nn.Module):
             raise ConfigError(
                 f"{type(self).__name__} was given {', '.join(extra)}", "only " + ", ".join(sorted(self.inputs))
             )
+        check_ids(input_ids, self.config.vocab_size)
         if isinstance(state, StagedState):
             raise StateError(
                 "a staged state was given to a forward",

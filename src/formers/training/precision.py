@@ -18,6 +18,7 @@ import torch._functorch.config as partitioner
 from torch import nn
 
 from formers.errors import ConfigError
+from formers.processors import has_fast_bf16
 from formers.training.settings import TrainSettings
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -73,16 +74,6 @@ def choose_precision(asked: str, device: str) -> str:
     if asked != "auto":
         return asked
     return "bf16" if has_fast_bf16(device) else "float32"
-
-
-def has_fast_bf16(device: str) -> bool:
-    """CUDA from Ampere on; CPUs with AMX or AVX512-bf16. Elsewhere bf16 is emulated and slower than float32."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device != "cpu":
-        return False
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
 def choose_compile(asked: str, device: str, operations: float) -> tuple[bool, str | None]:
