@@ -32,6 +32,9 @@ from formers.parts.taps import attach
 PIECE = 128
 """Tokens of a document that are read at once."""
 
+SAID = 1 << 17
+"""Tokens from one line about the reading to the next."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -85,15 +88,18 @@ def stored(
         f"{name}.keys": keys.append,
         f"{name}.queries": asked.append,
     }
+    read, wanted = 0, entries + queries
     with evaluating(list(model.modules())), attach(model, listeners):
         for row in rows:
+            if read == wanted:
+                break
             ids = torch.from_numpy(shards.document_tokens(row)).long()[None]
             state = model.init_state(1, ids.shape[1])
-            for piece in ids.split(PIECE, 1):
+            for piece in ids[:, : wanted - read].split(PIECE, 1):
                 state = model.body(piece, None, state)[1].commit()
-            say(f"{sum(k.shape[2] for k in keys):,} entries of {entries:,}")
-            if sum(k.shape[2] for k in keys) >= entries + queries:
-                break
+                if (read + piece.shape[1]) // SAID > read // SAID:
+                    say(f"{read:,} tokens of {wanted:,} read")
+                read += piece.shape[1]
     last = torch.cat([*asked], 2)[:, :, -queries:]
     return torch.cat(keys, 2)[:, :, : -last.shape[2]][:, :, -entries:], last
 

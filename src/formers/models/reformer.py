@@ -327,6 +327,10 @@ class Reformer(Model):
         self.law_exceptions = law_exceptions(config)
         self.initialise(torch.Generator().manual_seed(seed))
 
+    @property
+    def hidden_width(self) -> int:
+        return 2 * self.config.d_model
+
     def run(self, input_ids: Ids, positions: Positions, state: Tree | None) -> tuple[Hidden, Tree | None]:
         x = self.drop(self.tokens(input_ids) + self.places(positions))
         x, staged = self.trunk(x, positions, state)

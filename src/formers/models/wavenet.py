@@ -87,6 +87,10 @@ class WaveNet(Model):
         self.head = LanguageHead(config.d_skip, config.vocab_size, bias=True)
         self.initialise(torch.Generator().manual_seed(seed))
 
+    @property
+    def hidden_width(self) -> int:
+        return self.config.d_skip
+
     def run(self, input_ids: Ids, positions: Positions, state: Tree | None) -> tuple[Hidden, Tree | None]:
         stream = F.pad(self.tokens(input_ids), (0, self.config.d_skip))  # skips begin at 0
         x, staged = self.trunk(stream, positions, state)

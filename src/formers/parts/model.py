@@ -66,6 +66,11 @@ class Model(nn.Module):
         hidden, staged = self.body(input_ids, positions, state, **given)
         return self.answer(hidden, positions, staged)
 
+    @property
+    def hidden_width(self) -> int:
+        """Of what the body gives the head."""
+        return self.config.d_model
+
     def answer(self, hidden: Hidden, positions: Positions | None, staged: StagedState | None) -> Output:
         """What the head makes of `hidden`. Encoders tell a head that reads one token of a row where its tokens stand."""
         return Output(self.head(hidden), staged)
@@ -79,6 +84,9 @@ class Model(nn.Module):
         if positions is None:
             length, device = input_ids.shape[1], input_ids.device
             positions = Positions.whole(length, device=device) if state is None else state.continue_from(length)
+        if state is not None and not input_ids.shape[1]:  # nothing is read: no block is asked, and every node stays
+            hidden = next(self.parameters()).new_zeros(len(input_ids), 0, self.hidden_width)
+            return hidden, StagedState(state, tuple(tuple(None for _ in block) for block in state.nodes), positions)
         hidden, staged = self.run(input_ids, positions, None if state is None else state.nodes, **given)
         return hidden, None if state is None else StagedState(state, staged or (), positions)
 

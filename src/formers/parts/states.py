@@ -244,6 +244,8 @@ class StagedState:
 
     def _where_next(self) -> tuple[Tensor, Tensor | None, int | None]:
         origin, positions = self.origin, self.positions
+        if not positions.length:
+            return origin.next_index, origin.document, origin.start
         if positions.start is not None and origin.start is not None:
             reached = positions.start + positions.length
             return torch.full_like(origin.next_index, reached), origin.document, reached
