@@ -122,6 +122,23 @@ def masked(result: Mapping[str, Any]) -> str:
     return markdown(("text", "likeliest"), rows)
 
 
+def search(result: Mapping[str, Any]) -> str:
+    """Look-ups through lists beside exact ones, by the number of entries."""
+    columns = ("entries a head", "recall", "exact", "approximate", "lists looked into", "index built in")
+    rows = [
+        (
+            f"{row['entries']:,}",
+            f"{row['recall']:.3f}",
+            f"{row['exact_ms']:,.0f} ms",
+            f"{row['approximate_ms']:,.0f} ms",
+            f"{row['probes']} of {row['lists']:,}",
+            f"{row['built_seconds']:.0f} s",
+        )
+        for row in result["rows"]
+    ]
+    return markdown(columns, rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
@@ -131,6 +148,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/memory-size-grafted.json": memory_size,
     "docs/results/memory-size-gpt2-stdlib.json": memory_size,
     "docs/results/memory-size.json": memory_size,
+    "docs/results/search.json": search,
     "docs/results/sentence-order.json": sentence_order,
     "docs/results/tournament.json": tournament,
 }
