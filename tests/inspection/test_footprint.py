@@ -13,6 +13,8 @@ import formers
 from formers.inspection.footprint import Footprint, Ledger, Settings, Step, footprint
 from formers.parts.trunk import set_recompute
 from formers.training.objective import Objective
+from formers.training.optimizer import make_optimizer
+from formers.training.settings import TrainSettings
 from formers.training.usage import resident_bytes
 
 OFF = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
@@ -58,6 +60,16 @@ def test_a_product_and_its_backward_are_counted_by_hand() -> None:
     assert (found.weights, found.gradients, found.optimizer) == (4 * width * out, 4 * width * out, 8 * width * out)
     assert found.traffic.products == 2 * 2 * rows * width * out  # forward, and the gradient of the weight
     assert found.step - found.optimizer == found.weights + 4 * (rows * out + 1)  # what comes out, and its sum
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_what_an_optimizer_keeps_is_what_it_really_keeps(name: str) -> None:
+    made = making()()
+    optimizer = make_optimizer(made.module.named_parameters(), set(), TrainSettings(optimizer=name))
+    made.run().backward()
+    optimizer.step()
+    kept = [t for state in optimizer.state.values() for key, t in state.items() if key != "step"]
+    assert footprint(making(), Settings(optimizer=name)).optimizer == sum(t.numel() * t.element_size() for t in kept)
 
 
 def test_what_an_operator_takes_for_itself_is_added() -> None:

@@ -153,7 +153,7 @@ def step_footprint(recipe: Recipe[Any], numerics: Numerics, *, rows: int | None 
         return Step(objective, _forward(objective, recipe, rows, state), held)
 
     within = {torch.ops.formers.linear_cross_entropy.default: functools.partial(loss.bytes_within, dtype)}
-    return footprint(make, Settings(train.accumulate, within))
+    return footprint(make, Settings(train.accumulate, train.optimizer, within))
 
 
 def _state(model: nn.Module, recipe: Recipe[Any], rows: int) -> Any:

@@ -49,7 +49,7 @@ class Footprint:
     """Bytes of one training step on one process.
 
     weights      parameters and buffers          gradients    of what learns
-    optimizer    two averages of what learns     state        carried from step to step
+    optimizer    what it keeps of what learns    state        carried from step to step
     activations  what a step's largest moment holds beyond all of these, temporary tensors included
     """
 
@@ -148,6 +148,7 @@ class Settings:
     """How a step is computed, as far as it matters here."""
 
     accumulate: int = 1
+    optimizer: str = "adamw"
     within: Mapping[Any, Within] = field(default_factory=dict)
 
 
@@ -171,12 +172,22 @@ def footprint(make: Callable[[], Step], settings: Settings) -> Footprint:
     return Footprint(
         weights=weights,
         gradients=gradients,
-        optimizer=2 * gradients,
+        optimizer=sum(_kept_of(p, settings.optimizer) for p in learning),
         state=made.state,
         activations=max(0, activations),
         parameters=sum(p.numel() for p in made.module.parameters()),
         traffic=ledger.traffic,
     )
+
+
+def _kept_of(parameter: Tensor, optimizer: str) -> int:
+    """Bytes: AdamW's two averages; of a matrix Adafactor's means of rows and of columns, of a vector one average."""
+    if optimizer == "adamw":
+        return 2 * _size(parameter)
+    if parameter.ndim < 2:
+        return _size(parameter)
+    rows, columns = parameter.shape[-2:]
+    return _size(parameter) // columns + _size(parameter) // rows
 
 
 def _run(made: Step) -> None:

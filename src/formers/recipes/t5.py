@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from formers.models import registry
 from formers.recipes.recipe import DataSettings, Recipe
 from formers.training.settings import TrainSettings
+
+ADAFACTOR: dict[str, Any] = {"optimizer": "adafactor", "lr": 3e-2}
+"""What the paper trains with. Embeddings begin at N(0, 1), where AdamW, which moves a number by the rate a step, gets nowhere
+soon: 4.14 nats against 3.66 after the 300 steps of nano."""
 
 
 def nano() -> Recipe:
@@ -13,7 +19,7 @@ def nano() -> Recipe:
         name="t5.nano",
         model=registry.configure("t5", "nano", dropout=0.0),
         data=DataSettings(vocab_size=512),
-        train=TrainSettings(steps=300, batch_size=16, seq_len=128, lr=3e-3, eval_every=100, checkpoint_every=100),
+        train=TrainSettings(steps=300, batch_size=16, seq_len=128, eval_every=100, checkpoint_every=100, **ADAFACTOR),
     )
 
 
@@ -23,7 +29,7 @@ def tiny() -> Recipe:
         name="t5.tiny",
         model=registry.configure("t5", "tiny", dropout=0.0),
         data=DataSettings(vocab_size=4096),
-        train=TrainSettings(steps=1200, batch_size=8, seq_len=256, lr=2e-3, warmup=40),
+        train=TrainSettings(steps=1200, batch_size=8, seq_len=256, warmup=40, **ADAFACTOR),
     )
 
 
@@ -33,7 +39,7 @@ def long_nano() -> Recipe:
         name="t5.long_nano",
         model=registry.configure("t5", "long_nano", dropout=0.0),
         data=DataSettings(vocab_size=512),
-        train=TrainSettings(steps=300, batch_size=2, seq_len=1024, lr=3e-3, eval_every=100, checkpoint_every=100),
+        train=TrainSettings(steps=300, batch_size=2, seq_len=1024, eval_every=100, checkpoint_every=100, **ADAFACTOR),
     )
 
 
@@ -43,7 +49,7 @@ def long_tiny() -> Recipe:
         name="t5.long_tiny",
         model=registry.configure("t5", "long_tiny", dropout=0.0),
         data=DataSettings(vocab_size=4096),
-        train=TrainSettings(steps=1200, batch_size=1, seq_len=2048, lr=2e-3, warmup=40),
+        train=TrainSettings(steps=1200, batch_size=1, seq_len=2048, warmup=40, **ADAFACTOR),
     )
 
 
