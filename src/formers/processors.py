@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 
@@ -11,11 +9,8 @@ def has_fast_bf16(device: str) -> bool:
     """CUDA from Ampere on; CPUs with AMX or AVX512-bf16. Elsewhere bf16 is emulated and slower than float32."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device == "cpu" and _cpu_has_fast_bf16()
-
-
-@functools.cache
-def _cpu_has_fast_bf16() -> bool:
+    if device != "cpu":
+        return False
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 

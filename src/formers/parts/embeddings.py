@@ -139,12 +139,14 @@ def check_length(length: int, max_length: int) -> None:
         )
 
 
-def check_ids(ids: Tensor, vocab_size: int, name: str = "input_ids") -> None:
-    """Raises ConfigError for what are no ids [batch, seq] of a vocabulary, before a table does. The ids themselves are read
-    where that costs nothing: on a CPU, and not while a graph is traced."""
+def check_ids(ids: Tensor, vocab_size: int | None, name: str = "input_ids") -> None:
+    """Raises ConfigError for what are no ids [batch, seq] of a vocabulary (None: of any), before a table does. The ids
+    themselves are read where that costs nothing: on a CPU, and not while a graph is traced."""
     if ids.dim() != 2 or ids.is_floating_point():
         raise ConfigError(f"{name} of {ids.dtype}, shape {list(ids.shape)}", "whole numbers [batch, seq]")
-    if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.device.type != "cpu" or not ids.numel():
+    if vocab_size is None or torch.compiler.is_compiling():
+        return
+    if type(ids) is not Tensor or ids.device.type != "cpu" or not ids.numel():
         return
     lowest, highest = (int(end) for end in ids.aminmax())
     if lowest < 0 or highest >= vocab_size:

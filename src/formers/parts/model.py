@@ -128,7 +128,7 @@ class Model(nn.Module):
             raise ConfigError(
                 f"{type(self).__name__} was given {', '.join(extra)}", "only " + ", ".join(sorted(self.inputs))
             )
-        check_ids(input_ids, self.config.vocab_size)
+        check_ids(input_ids, getattr(self.config, "vocab_size", None))
         if isinstance(state, StagedState):
             raise StateError(
                 "a staged state was given to a forward",
