@@ -24,13 +24,14 @@ from formers.experiments.run import Run
 from formers.experiments.text import prepare
 from formers.files import write_atomic
 from formers.hub.targets import parse
+from formers.recipes.t5 import ADAFACTOR
 from formers.tasks import bleu, chrf, pipeline, rouge
 from formers.tasks.metrics import each_chrf, each_rouge_l
 from formers.training import TrainSettings
 
 _END = re.compile(r"(?<=[.!?])\s")
-FRESH, FINE = 3e-2, 1e-3
-"""Of the size of a weight, a step at most; the second is that of the paper's fine-tuning (T5, 1910.10683, section 3.1.2)."""
+FINE = 1e-3
+"""Of the size of a weight, a step at most: the rate of the paper's fine-tuning (T5, 1910.10683, section 3.1.2)."""
 SHOWN = 8
 """Texts that a result shows as they were written."""
 
@@ -73,8 +74,8 @@ class RewritingSettings:
             batch_size=self.batch_size,
             seq_len=self.seq_len,
             target_len=self.target_len,
-            optimizer="adafactor",
-            lr=self.lr or (FRESH if fresh else FINE),
+            optimizer=ADAFACTOR["optimizer"],
+            lr=self.lr or (ADAFACTOR["lr"] if fresh else FINE),
             warmup=min(50, max(1, (self.steps or 500) // 10)),
             compile="off",
             seed=self.seed,

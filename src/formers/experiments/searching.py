@@ -97,9 +97,9 @@ def stored(
             state = model.init_state(1, ids.shape[1])
             for piece in ids[:, : wanted - read].split(PIECE, 1):
                 state = model.body(piece, None, state)[1].commit()
-                if (read + piece.shape[1]) // SAID > read // SAID:
-                    say(f"{read:,} tokens of {wanted:,} read")
                 read += piece.shape[1]
+                if read % SAID < piece.shape[1]:
+                    say(f"{read:,} tokens of {wanted:,} read")
     last = torch.cat([*asked], 2)[:, :, -queries:]
     return torch.cat(keys, 2)[:, :, : -last.shape[2]][:, :, -entries:], last
 
