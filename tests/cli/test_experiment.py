@@ -101,3 +101,21 @@ def test_search_prints_what_share_is_found_at_each_size(formers: Formers, run: P
     assert "approximate look-ups find 90%" in outcome.out
     assert len(json.loads((Path("found") / "search.json").read_text())["rows"]) == 2
     assert (Path("found") / "search.svg").is_file()
+
+
+def test_vocabulary_prints_a_table_and_keeps_data_and_plot(formers: Formers, tmp_path: Path) -> None:
+    files = tmp_path / "texts"
+    files.mkdir()
+    for name in "abcd":
+        (files / name).write_text(f"the {name} ran, the other {name} sang " * 20 + name)
+    asked = ["experiment", "vocabulary", "--data", files, "--kinds", "bpe", "wordpiece", "--sizes", 40, 260]
+    found = formers(*asked, "--out", "sizes")
+    assert found.code == 0, found.err
+    assert "not possible" in found.out
+    assert "measured on" in found.out
+    kept = json.loads((Path("sizes") / "vocabulary.json").read_text())
+    assert [row["size"] for row in kept["rows"]] == [40, 260, 40, 260]
+    assert (Path("sizes") / "vocabulary.svg").is_file()
+    assert formers(*asked, "--out", "sizes", "--json").json["rows"] == kept["rows"]
+    assert "documents that differ" in formers.refuses("experiment", "vocabulary", "--data", files / "a")
+    assert "wanted some of" in formers.refuses("experiment", "vocabulary", "--kinds", "worpiece")

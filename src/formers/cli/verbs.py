@@ -76,6 +76,7 @@ _ALL = (
     Verb("runs", "[FOLDER]", "the runs in a folder, the newest first", LOOK),
     Verb("models", "", "the architectures and their presets", LOOK),
     Verb("crossover", "", "time and memory of each mechanism against length, and where it beats full attention", LOOK),
+    Verb("experiment vocabulary", "", "tokenizers of many kinds and sizes on one corpus: bytes a token", LOOK),
     Verb("experiment recall", "", "pairs asked for far beyond the window, with a memory and without", TRY),
     Verb(
         "experiment grid",
