@@ -4,6 +4,11 @@ A decoder that reads a document in segments. Attention sees its own segment and,
 before it; the memory layers also look up, by their own queries, the `neighbours` best of the keys and values that they
 made in all earlier segments, and mix what they find with what is near by. No gradient enters the memory.
 
+A segment may be many windows long (`window`, meliad's sliding window): a token then sees only so far near by, across the
+segment's start too, and gradients pass from window to window as far back as the call began: training's calls are segments,
+and what comes before is a cache without gradient. A memory still holds earlier segments only: what lies in the own segment
+beyond the window is known through the layers below.
+
 Where the paper, the authors' code (meliad) and the port that most people use (memorizing-transformers-pytorch) differ, each
 way is a setting; this is what stands by default, and why:
 
@@ -45,7 +50,7 @@ from formers.config import below_one, require, uneven_heads
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
 from formers.parts.heads import LanguageHead
-from formers.parts.masks import Causal, EarlierSegment, Mask, SameDocument, Segments, StrictlyPast
+from formers.parts.masks import Causal, EarlierSegment, Mask, SameDocument, Segments, StrictlyPast, Window
 from formers.parts.model import Model
 from formers.parts.norms import RMSNorm
 from formers.parts.positions import Positions
@@ -76,6 +81,7 @@ class MemorizingConfig:
     d_ff: int = 4096
     segment_length: int = 512
     cache_length: int = 512  # tokens before the segment that every layer sees; 0: none
+    window: int | None = None  # keys near by that a token sees at most; None: its segment so far and all of the cache
     memory_layers: tuple[int, ...] = (8,)  # counted from 0; the paper's "9th layer"
     memory_size: int = 8192  # entries a head, beside the segment being read; 0: nothing is found
     memory_stride: int = 1  # of so many tokens one is remembered: memory_size entries then reach so many times further
@@ -119,6 +125,10 @@ class MemorizingConfig:
             problems.append(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.cache_length < 0:
             problems.append(f"cache_length is {self.cache_length}, wanted 0 or more")
+        if self.window is not None and self.window < 1:
+            problems.append(f"window is {self.window}, wanted none or at least 1")
+        elif self.window is not None and self.cache_length > self.window:
+            problems.append(f"cache_length is {self.cache_length}, wanted no more than window, {self.window}")
         beyond = [i for i in self.memory_layers if not 0 <= i < self.num_layers]
         if beyond or len(set(self.memory_layers)) < len(self.memory_layers):
             problems.append(
@@ -138,6 +148,24 @@ class MemorizingConfig:
     @property
     def kv_heads(self) -> int:
         return self.num_kv_heads or self.num_heads
+
+    @property
+    def behind(self) -> int:
+        """How many tokens further back than its own a token sees at most."""
+        most = self.segment_length - 1 + self.cache_length
+        return most if self.window is None else min(most, self.window - self.own_token)
+
+    @property
+    def slides(self) -> bool:
+        """Whether the cache is long enough for every window: then where segments begin does not show near by."""
+        return self.cache_length >= self.behind
+
+    @property
+    def near(self) -> Mask:
+        """What a token sees near by."""
+        segments, window = Segments(self.segment_length, self.cache_length), Window(self.behind + 1)
+        seen = window if self.slides else segments if self.window is None else segments & window
+        return seen & SameDocument() & (Causal() if self.own_token else StrictlyPast())
 
     @property
     def remembered(self) -> EarlierSegment:
@@ -211,22 +239,20 @@ class Memorizing(Model):
 def attention(config: MemorizingConfig, layer: int) -> nn.Module:
     """Local attention in segments, with a memory in the memory layers."""
     heads, d_head, d_model, remembers = config.num_heads, config.d_head, config.d_model, layer in config.memory_layers
-    near: Mask = Segments(config.segment_length, config.cache_length) & SameDocument()
+    before, segment = (config.behind, 1) if config.slides else (config.cache_length, config.segment_length)
     biased = config.bias_in_memory_layers or not remembers
     unit = remembers and config.normalise
     terms = [_t5_bias(config)] if biased else []
     slots = {
         "project": Project(d_model, heads, d_head, num_kv_heads=config.kv_heads, bias=False),
         "score": Score(
-            near & (Causal() if config.own_token else StrictlyPast()),
+            config.near,
             1.0 if unit else scale_of(d_head),
             terms=terms,
             dropout=config.attention_dropout,
         ),
         "mix": Mix(heads, d_head, d_model, bias=False),
-        "remember": KeyValueWindow(
-            config.kv_heads, d_head, config.cache_length + config.segment_length, config.segment_length
-        ),
+        "remember": KeyValueWindow(config.kv_heads, d_head, before + segment, segment),
     }
     if not remembers:
         return Attention(**slots)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from formers.parts.extent import goes_by_distance, keeps_documents_apart, of_heads, tells_heads_apart
 from formers.parts.kernels import ByDistance, Case, dense, expand_groups, kernel, kernel_with_bias, needs_grad, sdpa
-from formers.parts.positions import Positions
+from formers.parts.positions import Positions, in_step
 from formers.parts.slots import Line, Table, block_size
 
 # --- what it can do, and what that costs --------------------------------------------------------------------------------
@@ -36,15 +36,16 @@ def refusal(case: Case, *, look: bool = True) -> str | None:
         return "which tokens are global has to be looked at, and compiled code looks at no tensor"
     if q.start is not None and k.start is not None:
         return None
-    if q.index is not k.index or q.document is not k.document:
+    promised = in_step(q, k) is not None
+    if not promised and (q.index is not k.index or q.document is not k.document):
         return "rows stand at different places, and queries and keys are not the same tokens"
     if not look and not torch.compiler.is_compiling():
         return None
-    if not k.in_runs:
+    if not promised and not k.in_runs:
         return "positions are ragged: the tokens of a document do not stand side by side"
     if k.document is not None and not keeps_documents_apart(case.mask):
         return "the mask lets documents see each other"
-    if not goes_by_distance(case.mask) and not k.anchored:
+    if not goes_by_distance(case.mask) and not (q.index is k.index and k.anchored):
         return "the mask goes by where indices lie, and rows are padded on the left or packed"
     return None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from formers.parts.extent import goes_by_distance, reach, step
 from formers.parts.kernels import Case
 from formers.parts.masks import Block, Mask, Span
-from formers.parts.positions import Positions
+from formers.parts.positions import Positions, in_step
 
 BLOCK = 128
 """Queries in a block, at most. Smaller skips more and costs more calls."""
@@ -36,9 +36,10 @@ class Line:
 
     @classmethod
     def of(cls, case: Case) -> Line:
-        """Where starts are known, slots are indices; else tokens are their own keys, and slots are places in the row."""
+        """Where starts are known, slots are indices; else they are places in the row of keys, which queries share or follow."""
         q, k, t, s = case.q_positions.start, case.k_positions.start, case.q.shape[2], case.k.shape[2]
-        q, k = (0, 0) if q is None or k is None else (q, k)
+        if q is None or k is None:
+            q, k = in_step(case.q_positions, case.k_positions) or 0, 0
         every = max(step(case.mask), 1) if q == k and t == s and goes_by_distance(case.mask) else 1
         past, future = (None if r is None else r // every for r in reach(case.mask))
         if every > 1:
