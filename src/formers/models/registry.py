@@ -153,6 +153,14 @@ _SPECS = (
         "dense attention over the same entries, float64, 1e-9",
     ),
     Spec(
+        "block_recurrent",
+        "formers.models.block_recurrent",
+        "Hutchins et al., Block-Recurrent Transformers (2203.07852)",
+        2022,
+        "decoder with a window whose recurrent layer reads state vectors, which take in block after block",
+        "a loop over blocks in plain torch, forward and backward, float64, 1e-9",
+    ),
+    Spec(
         "memory_mosaics",
         "formers.models.memory_mosaics",
         "Zhang et al., Memory Mosaics (2405.06394)",
