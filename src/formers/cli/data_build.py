@@ -22,8 +22,8 @@ class Options:
     out: Path = Path("shards")
     """The shard folder to write."""
     tokenizer: str = "bpe"
-    """bpe, wordpiece or unigram (trained on the text), byte, char, gpt2, a folder with a tokenizer.json, or that of a run or of
-    a model that comes with formers (gpt2-stdlib)."""
+    """bpe, wordpiece, unigram or word (trained on the text), byte, char, gpt2, a folder with a tokenizer.json, or that of a run
+    or of a model that comes with formers (gpt2-stdlib)."""
     vocab_size: int | None = None
     """Tokens of a trained vocabulary, 4096 where it is none; the other tokenizers have their own."""
     validation: float = 0.1

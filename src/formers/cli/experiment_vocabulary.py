@@ -22,7 +22,7 @@ class Options:
 
     data: tuple[str, ...] = ("stdlib",)
     """stdlib, files, folders, globs, .jsonl, .parquet, hf:NAME. A file, or a line of .jsonl, is a document."""
-    kinds: tuple[str, ...] = ("bpe", "wordpiece", "unigram")
+    kinds: tuple[str, ...] = ("bpe", "wordpiece", "unigram", "word")
     """Kinds of tokenizers. Unigram takes minutes a size where there is much text: see --train-on."""
     sizes: tuple[int, ...] = (512, 1024, 2048, 4096)
     """Tokens of each, rising."""

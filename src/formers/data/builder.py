@@ -99,8 +99,8 @@ class Settings:
     """What decides the contents of a shard folder, besides the text.
 
     Attributes:
-        tokenizer: "bpe", "wordpiece" or "unigram" (trained on the training split), "byte", "char" (the characters of all
-            documents), "gpt2", a folder with a tokenizer.json, or a Tokenizer.
+        tokenizer: "bpe", "wordpiece", "unigram" or "word" (trained on the training split), "byte", "char" (the characters of
+            all documents), "gpt2", a folder with a tokenizer.json, or a Tokenizer.
         vocab_size: for a trained one, default 4,096; the others have their own.
         seed: of the split.
         validation: share of the documents that is held out, in [0, 1).

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     TokenizerChoice = str | os.PathLike[str] | Tokenizer
 
-TRAINED = ("bpe", "wordpiece", "unigram")
+TRAINED = ("bpe", "wordpiece", "unigram", "word")
 NAMES = (*TRAINED, "byte", "char", "gpt2")
 TRAINED_SIZE = 4096
 TRAIN_ON = 1 << 26  # characters: a vocabulary of usual size hardly changes beyond
@@ -32,8 +32,8 @@ class Texts(Protocol):
 def choose_tokenizer(choice: TokenizerChoice, vocab_size: int | None, texts: Texts) -> Tokenizer:
     """The tokenizer that `choice` names (see ``builder.Settings``), trained on `texts` if need be.
 
-    "bpe", "wordpiece" and "unigram" are trained on the training split alone; of more than 64 million characters on a part
-    of the documents that their content decides. The characters of a "char" tokenizer are those of all documents, or
+    "bpe", "wordpiece", "unigram" and "word" are trained on the training split alone; of more than 64 million characters on
+    a part of the documents that their content decides. The characters of a "char" tokenizer are those of all documents, or
     validation could not be written.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Text to ids and back: byte, character, byte-level BPE, WordPiece and Unigram tokenizers, and batches of texts."""
+"""Text to ids and back: byte, character, word-level, byte-level BPE, WordPiece and Unigram tokenizers, and batches of texts."""
 
 from formers.text.base import END_OF_TEXT, TextStream, Tokenizer
 from formers.text.byte import ByteTokenizer
@@ -11,6 +11,7 @@ from formers.text.patterns import split
 from formers.text.sentencepiece import load_sentencepiece
 from formers.text.train import train_tokenizer
 from formers.text.unigram import UnigramTokenizer
+from formers.text.word import WordLevelTokenizer
 from formers.text.wordpiece import WordPieceTokenizer, load_vocab_txt
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TextStream",
     "Tokenizer",
     "UnigramTokenizer",
+    "WordLevelTokenizer",
     "WordPieceTokenizer",
     "encode_texts",
     "gpt2",

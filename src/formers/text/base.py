@@ -46,7 +46,7 @@ class Tokenizer(ABC):
     """Text to ids and back. A kind of tokenizer writes the four abstract methods; the rest is here.
 
     Attributes:
-        kind: "byte", "char", "bpe", "wordpiece" or "unigram".
+        kind: "byte", "char", "word", "bpe", "wordpiece" or "unigram".
         special_tokens: name -> id. They stand for no text.
         template: the post-processor of the file, which says what special tokens frame a text or a pair. `encode` never
             applies it, :mod:`formers.text.encoding` does.

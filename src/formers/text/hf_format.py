@@ -5,6 +5,7 @@ This module knows the form alone: plain data in, plain data out. Each kind of to
 
 - byte: a BPE model without merges over the 256 stand-ins, no splitting;
 - char: a WordLevel model behind a split into single characters;
+- word: a WordLevel model behind the Whitespace step, without a decoder;
 - bpe:  a BPE model behind GPT-2's split (the ByteLevel step) or another pattern (a Split step before ByteLevel);
 - wordpiece, unigram: the models of these names, behind the steps that `pipeline.py` reads.
 
@@ -104,7 +105,7 @@ def document(special_tokens: Mapping[str, int], pre_tokenizer: Json | None, deco
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
-        "decoder": decoder,
+        "decoder": decoder or None,
         "model": model,
     }
 
@@ -123,13 +124,14 @@ def write(folder: Path, contents: Json, roles: Mapping[str, str], max_length: in
     """Write tokenizer.json, and beside it the few lines by which AutoTokenizer knows how to open it.
 
     `roles`: role -> name, where the vocabulary has such a token. A vocabulary of whole texts (BERT's, T5's, any with a mask)
-    says what its tokens are for; of one for generation only the end is said, which is what GPT-2's own file does.
+    says what its tokens are for, and so does one of words; of one for generation only the end is said, as in GPT-2's own file.
     `max_length`: tokens that the model reads.
     """
     config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     if max_length is not None:
         config["model_max_length"] = max_length
-    if contents["model"]["type"] in ("WordPiece", "Unigram") or "mask" in roles:
+    kind = contents["model"]["type"]
+    if kind in ("WordPiece", "Unigram") or (kind == "WordLevel" and "unknown" in roles) or "mask" in roles:
         config |= {ROLE_NAMES[role]: name for role, name in roles.items() if role in ROLE_NAMES}
         typed = '"type_id": 1' in json.dumps(contents["post_processor"])
         config["model_input_names"] = ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"]

@@ -84,7 +84,7 @@ def from_json(contents: Json, name: str = "tokenizer.json") -> Tokenizer:
         raise DataError(f"{name} is damaged: {type(error).__name__} {error}", wanted="a whole tokenizer.json") from None
     raise DataError(
         f"{name} asks for what is not implemented: " + "; ".join(problems),
-        wanted="a byte, character, byte-level BPE, WordPiece or Unigram tokenizer",
+        wanted="a byte, character, word-level, byte-level BPE, WordPiece or Unigram tokenizer",
         do="train a tokenizer, or use one of this kind",
     )
 
@@ -92,16 +92,21 @@ def from_json(contents: Json, name: str = "tokenizer.json") -> Tokenizer:
 def _read(contents: Json, name: str) -> Tokenizer:
     model = contents["model"]
     special = {token["content"]: token["id"] for token in contents.get("added_tokens") or ()}
+    if _is_char(contents):
+        return _char(model, special, name)
     if model["type"] in load_words.MODELS:
         return load_words.read(contents)
-    if model["type"] == "WordLevel":
-        return _char(model, special, name)
     in_byte_order = {char: value for value, char in enumerate(STAND_INS)}
     if contents["pre_tokenizer"] == hf_format.BYTES_ONLY and not model["merges"]:
         tokenizer = ByteTokenizer(sorted(special, key=special.__getitem__))
         if {**model["vocab"], **special} == in_byte_order | tokenizer.special_tokens:
             return tokenizer
     return _bpe(contents, special)
+
+
+def _is_char(contents: Json) -> bool:
+    """Whether it is a character tokenizer: words of which each is one character."""
+    return _type(contents.get("model")) == "WordLevel" and contents.get("pre_tokenizer") == hf_format.SINGLE_CHARACTERS
 
 
 def _char(model: Json, special: dict[str, int], name: str) -> CharTokenizer:
@@ -138,11 +143,10 @@ def _foreign_settings(contents: Json) -> list[str]:
     """Everything in the file that would change ids or text and that no tokenizer here does."""
     model = contents.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
-    if kind in load_words.MODELS:
+    if _is_char(contents):
+        problems = _differs(contents, "decoder", hf_format.CHARACTER_DECODER)
+    elif kind in load_words.MODELS:
         return load_words.foreign_settings(contents)
-    if kind == "WordLevel":
-        problems = _differs(contents, "pre_tokenizer", hf_format.SINGLE_CHARACTERS)
-        problems += _differs(contents, "decoder", hf_format.CHARACTER_DECODER)
     elif kind == "BPE" and isinstance(model, dict):
         problems = _foreign_bpe(contents, model)
     else:

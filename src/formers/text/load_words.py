@@ -1,4 +1,4 @@
-"""tokenizer.json with a WordPiece or Unigram model: what of it is implemented, and the tokenizer it describes."""
+"""tokenizer.json with a WordPiece, Unigram or WordLevel model: what of it is implemented, and the tokenizer it describes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 from formers.errors import DataError
 from formers.text.pipeline import Pipeline
 from formers.text.unigram import UnigramTokenizer
+from formers.text.word import WordLevelTokenizer
 from formers.text.worded import WordTokenizer
 from formers.text.wordpiece import WordPieceTokenizer
 
 Json = dict[str, Any]
 
-MODELS = ("WordPiece", "Unigram")
+MODELS = ("WordPiece", "Unigram", "WordLevel")
 DECODERS = {
     "WordPiece": {"WordPiece"},
     "Unigram": {"Metaspace", "ByteFallback", "Fuse", "Strip", "Replace"},
+    "WordLevel": set(),
 }
 
 
@@ -28,7 +30,7 @@ def foreign_settings(contents: Json) -> list[str]:
         parts = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
         known = DECODERS[model["type"]]
         problems += [f"the decoder {part['type']}" for part in parts if part["type"] not in known]
-    names = set(model["vocab"]) if model["type"] == "WordPiece" else {name for name, _ in model["vocab"]}
+    names = {name for name, _ in model["vocab"]} if model["type"] == "Unigram" else set(model["vocab"])
     for token in contents.get("added_tokens") or ():
         problems += _foreign_token(token, names)
     return problems
@@ -55,7 +57,8 @@ def read(contents: Json) -> WordTokenizer:
         "template": contents.get("post_processor"),
         "decoder": contents.get("decoder"),
     }
-    return (_wordpiece if contents["model"]["type"] == "WordPiece" else _unigram)(contents["model"], common)
+    makers = {"WordPiece": _wordpiece, "Unigram": _unigram, "WordLevel": _word_level}
+    return makers[contents["model"]["type"]](contents["model"], common)
 
 
 def _wordpiece(model: Json, common: Json) -> WordPieceTokenizer:
@@ -67,6 +70,11 @@ def _wordpiece(model: Json, common: Json) -> WordPieceTokenizer:
         unknown=model["unk_token"],
         **common,
     )
+
+
+def _word_level(model: Json, common: Json) -> WordLevelTokenizer:
+    unknown = model["unk_token"] if model["unk_token"] in model["vocab"] else None
+    return WordLevelTokenizer(_with_special(dict(model["vocab"]), common["special_tokens"]), unknown=unknown, **common)
 
 
 def _unigram(model: Json, common: Json) -> UnigramTokenizer:

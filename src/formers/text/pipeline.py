@@ -28,6 +28,9 @@ PUNCTUATION = r"\p{P}$+<=>^`|~"
 BERT_WORDS = rf"[{PUNCTUATION}]|[^\s{PUNCTUATION}]+"
 PUNCTUATION_APART = rf"[{PUNCTUATION}]|[^{PUNCTUATION}]+"
 NO_SPACES = r"\S+"
+WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}"
+"""What the Rust library calls a word's character (Unicode, UTS 18, annex C)."""
+WORDS_AND_REST = rf"[{WORD}]+|[^{WORD}\s]+"
 AT_METASPACES = rf"{METASPACE}[^{METASPACE}]*|[^{METASPACE}]+"
 
 Stage = tuple[Step | None, "regex.Pattern[str]"]
@@ -134,6 +137,8 @@ class Pipeline:
         match part:
             case {"type": "BertPreTokenizer"}:
                 return [(None, compiled(BERT_WORDS))]
+            case {"type": "Whitespace"}:
+                return [(None, compiled(WORDS_AND_REST))]
             case {"type": "WhitespaceSplit"}:
                 return [(None, compiled(NO_SPACES))]
             case {"type": "Punctuation", "behavior": "Isolated"}:

@@ -12,10 +12,12 @@ from formers.text.byte_bpe import train_bpe
 from formers.text.char import train_char
 from formers.text.unigram_train import SPECIAL as UNIGRAM_SPECIAL
 from formers.text.unigram_train import train_unigram
+from formers.text.word import SPECIAL as WORD_SPECIAL
+from formers.text.word import train_word
 from formers.text.wordpiece import SPECIAL as WORDPIECE_SPECIAL
 from formers.text.wordpiece import train_wordpiece
 
-KINDS = ("byte", "char", "bpe", "wordpiece", "unigram")
+KINDS = ("byte", "char", "word", "bpe", "wordpiece", "unigram")
 
 
 def train_tokenizer(
@@ -28,8 +30,9 @@ def train_tokenizer(
 ) -> Tokenizer:
     """A tokenizer of one of `KINDS`, trained on `texts`; `vocab_size` counts the special tokens too.
 
-    Special tokens unless given: BERT's five for wordpiece, T5's three for unigram, else "<|endoftext|>" alone. Further
-    options: ``unknown`` (char, see `train_char`); ``pattern``, ``min_frequency``, ``engine`` (bpe, see `train_bpe`); ``lower``,
+    Special tokens unless given: BERT's five for wordpiece, T5's three for unigram, "[PAD]", "[UNK]" and "<|endoftext|>" for
+    word, else "<|endoftext|>" alone. Further options: ``unknown`` (char, see `train_char`); ``lower``, ``min_frequency`` (see
+    `train_word`); ``pattern``, ``min_frequency``, ``engine`` (bpe, see `train_bpe`); ``lower``,
     ``min_frequency``, ``alphabet`` (see `train_wordpiece`); ``lower``, ``alphabet``, ``byte_fallback`` (see
     `train_unigram`). The byte tokenizer needs no text and has one size.
 
@@ -62,6 +65,7 @@ def _byte(texts: Iterable[str] | str, vocab_size: int | None, *, special_tokens:
 _TRAINERS = {
     "byte": _byte,
     "char": train_char,
+    "word": train_word,
     "bpe": train_bpe,
     "wordpiece": train_wordpiece,
     "unigram": train_unigram,
@@ -69,8 +73,9 @@ _TRAINERS = {
 _OPTIONS = {
     "byte": (),
     "char": ("unknown",),
+    "word": ("lower", "min_frequency"),
     "bpe": ("pattern", "min_frequency", "engine"),
     "wordpiece": ("lower", "min_frequency", "alphabet"),
     "unigram": ("lower", "alphabet", "byte_fallback"),
 }
-_SPECIAL = {"wordpiece": WORDPIECE_SPECIAL, "unigram": UNIGRAM_SPECIAL}
+_SPECIAL = {"word": WORD_SPECIAL, "wordpiece": WORDPIECE_SPECIAL, "unigram": UNIGRAM_SPECIAL}

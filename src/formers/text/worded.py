@@ -1,4 +1,4 @@
-"""What WordPiece and Unigram have in common: text becomes words (`pipeline.py`), and each word is cut by itself.
+"""What vocabularies of words and their pieces have in common: text becomes words (`pipeline.py`), each is cut by itself.
 
 Normalisation loses something, so the text does not come back exactly; `encode_offsets` says where each token stands in it.
 """
