@@ -155,6 +155,7 @@ def _memory(held: Held) -> str:
         f"+ 8; a look-up among all of them takes {held.look_up_per_token:,} operations a token"
         + (", and as many for each further row of a batch, whose memories it goes through too" if held.shared else "")
         + (f"; of every {held.stride} tokens one is remembered" if held.stride > 1 else "")
+        + (f"; of every {held.query_stride} tokens one looks up" if held.query_stride > 1 else "")
     )
 
 

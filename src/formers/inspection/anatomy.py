@@ -120,8 +120,8 @@ class Held:
     kv_heads, entries, d_head   a key and a value of d_head numbers for each
     vector_bytes                of one key or value as it is held
     bytes                       of all, by `parts.memory.memory_bytes`: entries x (kv_heads x 2 x vector_bytes + 24) + 8
-    look_up_per_token           operations of comparing a token's queries with every key, exactly
-    stride                      of so many tokens one is an entry
+    look_up_per_token           operations of comparing a token's queries with every key, exactly (the mean, if not all look up)
+    stride, query_stride        of so many tokens one is an entry, of so many one looks up
     shared                      look-ups go through the memories of all rows of a batch, as many times more operations
     """
 
@@ -134,6 +134,7 @@ class Held:
     look_up_per_token: int
     stride: int = 1
     shared: bool = False
+    query_stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -251,8 +252,9 @@ def _held(model: nn.Module) -> tuple[Held, ...]:
 def _memory_of(name: str, layer: MemoryAttention) -> Held:
     project: Any = layer.project
     entries, groups, d_head = layer.memory.entries, project.num_kv_heads, project.d_head
-    stride, shared = layer.memory.stride, layer.memory.scope == "batch"
+    stride, every, shared = layer.memory.stride, layer.memory.query_stride, layer.memory.scope == "batch"
+    operations = 2 * project.num_heads * d_head * entries // every
     dtype = STORAGES[layer.memory.storage] or next(layer.parameters()).dtype
     vector = storage_for(dtype).bytes_each(d_head, dtype)
     size = memory_bytes(1, groups, entries, d_head, d_head, dtype=dtype)
-    return Held(name, groups, entries, d_head, vector, size, 2 * project.num_heads * d_head * entries, stride, shared)
+    return Held(name, groups, entries, d_head, vector, size, operations, stride, shared, every)

@@ -85,6 +85,7 @@ class MemorizingConfig:
     memory_layers: tuple[int, ...] = (8,)  # counted from 0; the paper's "9th layer"
     memory_size: int = 8192  # entries a head, beside the segment being read; 0: nothing is found
     memory_stride: int = 1  # of so many tokens one is remembered: memory_size entries then reach so many times further
+    memory_query_stride: int = 1  # of so many tokens one looks up; the others are given what is near by alone
     neighbours: int = 32  # entries that a query is given
     memory_scope: str = "row"  # or batch: look-ups find what any row of the batch read, which breaks laws
     memory_search: str = "exact"  # or approximate, which needs faiss and gains from 65,536 entries on
@@ -136,7 +137,8 @@ class MemorizingConfig:
             )
         if self.merge not in MERGES:
             problems.append(f"merge is {self.merge!r}, wanted one of {', '.join(MERGES)}")
-        problems += unknown_ways(self.memory_search, self.memory_storage, self.memory_stride, self.memory_scope)
+        ways = self.memory_search, self.memory_storage, self.memory_stride, self.memory_scope, self.memory_query_stride
+        problems += unknown_ways(*ways)
         if self.activation not in ACTIVATIONS:
             problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
         require("MemorizingConfig", problems)
@@ -264,6 +266,7 @@ def attention(config: MemorizingConfig, layer: int) -> nn.Module:
         storage=config.memory_storage,
         stride=config.memory_stride,
         scope=config.memory_scope,
+        query_stride=config.memory_query_stride,
     )
     return MemoryAttention(
         **slots,

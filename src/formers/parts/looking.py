@@ -19,6 +19,54 @@ from formers.parts.search import Asked, Exact, Nearest, Search, Store, nearest_o
 from formers.parts.storage import Int8, Plain, Vectors
 
 
+@dataclass(frozen=True)
+class Askers:
+    """Which tokens of a call look up.
+
+    slots   Int [1 or batch, m]  their places in the call, -1 where a row has fewer than others; None: all do
+    length  tokens of the call
+    """
+
+    slots: Int[Tensor, "#batch m"] | None
+    length: int
+
+    @classmethod
+    def first_of_every(cls, stride: int, positions: Positions) -> Askers:
+        """The first of every `stride` tokens of a document, however it is cut into calls. How many there are, compiled code
+        has to know beforehand: where no start is promised it looks up for all, and lets the others find nothing."""
+        index, length = positions.index, positions.length
+        if stride == 1:
+            return cls(None, length)
+        if positions.start is not None:
+            first = min(-positions.start % stride, length)
+            return cls(torch.arange(first, length, stride, device=index.device)[None], length)
+        if positions.aligned is not None:
+            slots = -index[:, :1] % stride + torch.arange(0, length, stride, device=index.device)
+            return cls(torch.where(slots < length, slots, EMPTY), length)
+        asks = positions.present & (index % stride == 0)
+        most = length if torch.compiler.is_compiling() else int(asks.sum(-1).max())
+        slots = asks.int().argsort(dim=-1, descending=True, stable=True)[:, :most]
+        return cls(torch.where(asks.gather(-1, slots), slots, EMPTY), length)
+
+    def places(self, positions: Positions) -> Positions:
+        return positions if self.slots is None else positions.at(self.slots)
+
+    def pick(self, x: Tensor) -> Tensor:
+        """Of [batch, heads, tokens, ..] what belongs to those that look up: [batch, heads, m, ..]."""
+        return x if self.slots is None else x.gather(2, self._columns(self.slots.clamp(min=0), x))
+
+    def spread(self, x: Tensor, others: int = 0) -> Tensor:
+        """[batch, heads, m, ..] back to all tokens of the call; `others` for those that do not look up."""
+        if self.slots is None:
+            return x
+        columns = self._columns(self.slots.where(self.slots >= 0, self.length), x)  # one place more, for none
+        whole = x.new_full((*x.shape[:2], self.length + 1, *x.shape[3:]), others)
+        return whole.scatter(2, columns, x)[:, :, : self.length]
+
+    def _columns(self, slots: Tensor, x: Tensor) -> Tensor:
+        return slots.view(len(slots), 1, -1, *[1] * (x.dim() - 3)).expand(*x.shape[:2], -1, *x.shape[3:])
+
+
 @dataclass
 class Found:
     """What queries found, nearest first.
@@ -43,6 +91,8 @@ def look_up(asked: Asked, memory: Store | None, fresh: Store, search: Search | N
     """What the queries find in both, and its slots: those of the memory, then those of the fresh entries; -1 for none.
     Where `asked` is shared, slots are counted through all rows of the memory, and then through all of the fresh."""
     own = replace(asked, rows=None)
+    if not asked.q.shape[2]:
+        return _gather(fresh, own.nothing(), own), own.nothing().slots
     new = _nearest(Exact(), own, fresh)
     if memory is None or search is None:
         return _gather(fresh, new, own), torch.where(new.present, new.slots, EMPTY)
@@ -119,6 +169,9 @@ def look_up_compiled(asked: Asked, memory: Store | None, fresh: Store, search: S
         there.index,
         there.document,
         _parts(fresh.keys) + _parts(fresh.values),
+        fresh.positions.index,
+        fresh.positions.document,
+        fresh.positions.is_global,
         asked.positions.index,
         asked.positions.document,
         asked.positions.is_global,
@@ -143,9 +196,9 @@ def _vectors(parts: list[Tensor]) -> Vectors:
     return Plain(*parts) if len(parts) == 1 else Int8(*parts)
 
 
-_SCHEMA = """(Tensor q, Tensor[] keys, Tensor[] values, Tensor index, Tensor? document, Tensor[] fresh, Tensor q_index,
-    Tensor? q_document, Tensor? q_is_global, Tensor? rows, bool shared,
-    str mask, int k) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"""
+_SCHEMA = """(Tensor q, Tensor[] keys, Tensor[] values, Tensor index, Tensor? document, Tensor[] fresh, Tensor fresh_index,
+    Tensor? fresh_document, Tensor? fresh_is_global, Tensor q_index, Tensor? q_document, Tensor? q_is_global,
+    Tensor? rows, bool shared, str mask, int k) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"""
 
 
 @torch.library.custom_op("formers::look_up", mutates_args=(), schema=_SCHEMA)
@@ -156,6 +209,9 @@ def _operator(
     index: Tensor,
     document: Tensor | None,
     fresh: list[Tensor],
+    fresh_index: Tensor,
+    fresh_document: Tensor | None,
+    fresh_is_global: Tensor | None,
     q_index: Tensor,
     q_document: Tensor | None,
     q_is_global: Tensor | None,
@@ -165,9 +221,9 @@ def _operator(
     k: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """keys, values, index, document and slots of what is found. Empty lists of keys and values: there is no memory."""
-    positions = Positions(q_index, q_document, None, q_is_global)
-    asked = Asked(q, positions, _KNOWN[mask], k, rows, shared)
-    here = Store(Plain(fresh[0]), Plain(fresh[1]), positions, q_index)
+    asked = Asked(q, Positions(q_index, q_document, None, q_is_global), _KNOWN[mask], k, rows, shared)
+    positions = Positions(fresh_index, fresh_document, None, fresh_is_global)
+    here = Store(Plain(fresh[0]), Plain(fresh[1]), positions, fresh_index)
     there = Store(_vectors(keys), _vectors(values), Positions(index, document), index) if keys else None
     found, slots = look_up(asked, there, here, Exact() if keys else None)
     return found.keys, found.values, found.index, found.document, slots
@@ -181,6 +237,9 @@ def _shapes(
     index: Tensor,
     document: Tensor | None,
     fresh: list[Tensor],
+    fresh_index: Tensor,
+    fresh_document: Tensor | None,
+    fresh_is_global: Tensor | None,
     q_index: Tensor,
     q_document: Tensor | None,
     q_is_global: Tensor | None,

@@ -339,6 +339,7 @@ def recall(
     rows: Int[Tensor, " batch"] | None = None,
     shared: bool = False,
     write: bool = True,
+    asking: Positions | None = None,
 ) -> tuple[Found, StagedMemory | None]:
     """Look up what the mask shows of the memory, and of the fresh keys and values of this call: first read, then write.
 
@@ -348,6 +349,7 @@ def recall(
     rows   which row of the memory each row of the call uses; None: its own. Two halves of a batch, one after the other, find
            and write what the whole would
     shared every row finds what stands in all rows of the memory, and of the call; it still writes to its own
+    asking where the queries stand; None: each token of the call has one
     write  False, or a read-only memory: nothing is staged, and nothing is noted of what was found
     """
     here = positions.rows(len(q))
@@ -356,7 +358,7 @@ def recall(
         raise StateError(
             f"a shared memory of which {memory.policy} goes by what is found", "one that counts no look-ups"
         )
-    asked = Asked(q.detach(), here, mask, most, rows, shared)
+    asked = Asked(q.detach(), here if asking is None else asking.rows(len(q)), mask, most, rows, shared)
     look = look_up_compiled if torch.compiler.is_compiling() else look_up
     found, slots = look(
         asked, None if memory is None else memory.store, fresh, None if memory is None else memory.search

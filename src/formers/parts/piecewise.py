@@ -66,10 +66,11 @@ def recall_together(
     mask: Mask,
     most: int,
     shared: bool = False,
+    asking: Positions | None = None,
 ) -> tuple[Together, StagedMemory | None]:
     """What `recall` finds, put together with a softmax of q . k (q arrives scaled). `most` beyond what a row (where they
     are shared, all rows) may see is all of it. Without gradient, and of memories that do not count what is found."""
-    here = positions.rows(len(q))
+    here, asking = positions.rows(len(q)), (positions if asking is None else asking).rows(len(q))
     fresh = fresh_store(memory, k, v, here)
     store, search = (None, None) if memory is None else (memory.store, memory.search)
     logit = q.new_full(q.shape[:3], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
@@ -79,7 +80,7 @@ def recall_together(
         rows, own = slice(row, row + 1), fresh if shared else _row(fresh, row)
         wide = min(most, int(stored.sum() if shared else stored[row]))
         for some in _pieces(q, wide):
-            place = here.map(lambda p, rows=rows, some=some: p[rows, some])
+            place = asking.map(lambda p, rows=rows, some=some: p[rows, some])
             asked = Asked(q[rows, :, some], place, mask, wide, torch.tensor([row], device=q.device), shared)
             found, _ = look_up(asked, store, own, search)
             logit[rows, :, some], value[rows, :, some] = _together(asked.q, found)

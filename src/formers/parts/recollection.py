@@ -24,10 +24,11 @@ from formers.axes import Hidden, Keys, Queries, Values
 from formers.parts.approximate import Approximate
 from formers.parts.attend import Case, attend, expand_groups, safe_softmax
 from formers.parts.attention import KeyValueCache, Score, Turn
+from formers.parts.looking import Askers
 from formers.parts.masks import Mask, Summary
 from formers.parts.memory import Memory, StagedMemory, recall
 from formers.parts.piecewise import budget, numbers_of, recall_together
-from formers.parts.positions import Positions
+from formers.parts.positions import EMPTY, Positions
 from formers.parts.rings import KeyValueRing
 from formers.parts.search import Exact, Search
 from formers.parts.states import State
@@ -40,15 +41,22 @@ Logits = Float[Tensor, "batch heads queries keys"]
 
 @dataclass
 class Recalled:
-    """What a merge may use: logits [b, h, t, k] of the entries found, which of them are there, and their values."""
+    """What a merge may use: logits [b, h, m, k] of the entries found, which of them are there, and their values; and which m
+    tokens of the call looked up."""
 
     logits: Logits
     present: Bool[Tensor, "batch heads queries k"]
     values: Float[Tensor, "batch heads queries k d_value"]
+    askers: Askers
 
     @property
-    def any(self) -> Bool[Tensor, "batch heads queries 1"]:
-        return self.present.any(-1, keepdim=True)
+    def any(self) -> Bool[Tensor, "batch heads tokens 1"]:
+        """Whether a token of the call found anything."""
+        return self.askers.spread(self.present.any(-1, keepdim=True))
+
+    def together(self, pattern: Float[Tensor, "batch heads queries k"]) -> Float[Tensor, "batch heads tokens d_value"]:
+        """The values that were found, weighed; 0 for a token that does not look up."""
+        return self.askers.spread((pattern[..., None] * self.values).sum(-2))
 
 
 # --- merges: (local, recalled, pattern) -> heads --------------------------------------------------------------------
@@ -168,9 +176,12 @@ SCOPES = ("row", "batch")
 """Whose memory a query looks into: its own row's, or those of all rows of the batch."""
 
 
-def unknown_ways(search: str, storage: str | None, stride: int = 1, scope: str = "row") -> list[str]:
+def unknown_ways(
+    search: str, storage: str | None, stride: int = 1, scope: str = "row", query_stride: int = 1
+) -> list[str]:
     """What is wrong with these settings of a config."""
-    problems = [] if stride >= 1 else [f"memory_stride is {stride}, wanted at least 1"]
+    strides = {"memory_stride": stride, "memory_query_stride": query_stride}
+    problems = [f"{name} is {value}, wanted at least 1" for name, value in strides.items() if value < 1]
     if scope not in SCOPES:
         problems.append(f"memory_scope is {scope!r}, wanted one of {', '.join(SCOPES)}")
     if search not in SEARCHES:
@@ -213,6 +224,8 @@ class MemorySettings:
     search      how they are found, and                      storage  how they are held, by name (SEARCHES, STORAGES)
     stride      of so many tokens one is remembered, the last of every `stride` of its document. Writing takes so many times
                 fewer entries, their bytes and their part of a look-up; every query still looks up
+    query_stride  of so many tokens one looks up, the first of every `query_stride` of its document; the others are given
+                what is near by alone, as where a memory is empty
     scope       "row": a query finds what its own row read. "batch": what any row of the batch read, each row's entries as if
                 they stood in its own, whatever their document (`shows` must not tell documents apart); see `BATCH_BREAKS`
     """
@@ -224,6 +237,7 @@ class MemorySettings:
     storage: str | None = None
     stride: int = 1
     scope: str = "row"
+    query_stride: int = 1
 
     @property
     def visible(self) -> Mask:
@@ -311,15 +325,18 @@ class MemoryAttention(nn.Module):
         self, q: Queries, k: Keys, v: Values, positions: Positions, state: MemoryNode | None
     ) -> tuple[Recalled, StagedMemory | None]:
         memory, settings = None if state is None else state.memory, self.memory
-        ask = {"mask": settings.visible, "most": settings.most, "shared": settings.scope == "batch"}
+        askers = Askers.first_of_every(settings.query_stride, positions)
+        q, asking = askers.pick(q), askers.places(positions)
+        ask = {"mask": settings.visible, "most": settings.most, "shared": settings.scope == "batch", "asking": asking}
         if memory is None:
             k, v = self.memory.rounded(k), self.memory.rounded(v)
         if self._together(q, memory):
             one, staged = recall_together(memory, q, k, v, positions, **ask)
-            return Recalled(one.logit[..., None], one.present[..., None], one.value[..., None, :]), staged
+            return Recalled(one.logit[..., None], one.present[..., None], one.value[..., None, :], askers), staged
         found, staged = recall(memory, q, k, v, positions, **ask)
-        self.found(found.index)
-        return Recalled((q[..., None, :] * found.keys).sum(-1), found.present, found.values), staged
+        if self.found.heard:
+            self.found(askers.spread(found.index, EMPTY))
+        return Recalled((q[..., None, :] * found.keys).sum(-1), found.present, found.values, askers), staged
 
     def _together(self, q: Queries, memory: Memory | None) -> bool:
         """Whether what queries find is put together in pieces. Who learns, listens or counts wants each entry by itself."""
@@ -350,8 +367,10 @@ class MemoryAttention(nn.Module):
                 show=self.pattern if self.pattern.heard else None,
             )
         )
-        pattern = self.memory_pattern(safe_softmax(recalled.logits, recalled.present)).to(v.dtype)
-        remembered = self.remembered((pattern[..., None] * recalled.values).sum(-2))
+        pattern = safe_softmax(recalled.logits, recalled.present)
+        if self.memory_pattern.heard:
+            pattern = recalled.askers.pick(self.memory_pattern(recalled.askers.spread(pattern)))
+        remembered = self.remembered(recalled.together(pattern.to(v.dtype)))
         return torch.where(recalled.any, self.merge(local, remembered), local)
 
     def _joint(self, case: Case, recalled: Recalled) -> Heads:
@@ -359,11 +378,12 @@ class MemoryAttention(nn.Module):
         near = case.q @ expand_groups(case.k, case.q).transpose(-1, -2)
         bias = case.bias()
         near = near if bias is None else near + bias
-        visible = torch.cat([case.visible().expand_as(near), recalled.present], -1)
-        pattern = safe_softmax(torch.cat([near, recalled.logits], -1), visible).to(case.v.dtype)
-        here, there = pattern.split([near.shape[-1], recalled.logits.shape[-1]], -1)
-        here, there = self.pattern(here), self.memory_pattern(there)
-        return here @ expand_groups(case.v, case.q) + (there[..., None] * recalled.values).sum(-2)
+        far, present = recalled.askers.spread(recalled.logits), recalled.askers.spread(recalled.present)
+        visible = torch.cat([case.visible().expand_as(near), present], -1)
+        pattern = safe_softmax(torch.cat([near, far], -1), visible).to(case.v.dtype)
+        here, there = pattern.split([near.shape[-1], far.shape[-1]], -1)
+        here, there = self.pattern(here), recalled.askers.pick(self.memory_pattern(there))
+        return here @ expand_groups(case.v, case.q) + recalled.together(there)
 
 
 def memory_attentions(model: nn.Module) -> dict[str, MemoryAttention]:
