@@ -37,6 +37,7 @@ def run_steps(run: Trainer) -> None:
                 raise
             run.event("warning", make_anew(error, run.parts.wrapped))
             continue  # nothing has changed: the same step again
+        run.pictures.see_gradients(step)
         norm = clip(optimizer, settings.clip)
         run.stop_where_not_finite(step, batch, loss, norm)
         run.watch.look(step)
@@ -50,6 +51,8 @@ def run_steps(run: Trainer) -> None:
             run.evaluate()
         if run.due(settings.sample_every):
             run.sample()
+        if run.due(settings.pictures_every):
+            run.pictures.take()
         if run.due(settings.checkpoint_every):
             run.save_checkpoint()
 

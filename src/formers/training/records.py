@@ -1,4 +1,4 @@
-"""The run folder: recipe.json, environment.json, metrics.jsonl, samples.txt, checkpoints/, model/.
+"""The run folder: recipe.json, environment.json, metrics.jsonl, samples.txt, checkpoints/, model/, pictures/ where asked for.
 
 Files of settings are written aside and renamed. metrics.jsonl grows by whole lines, handed to the system at once (so that
 SIGKILL loses none) and to the disk before each checkpoint (so that the metrics are never behind it); a resumed run first

@@ -15,7 +15,7 @@ OBJECTIVES = (
     *("replaced_token", "span_corruption", "source_to_target"),
 )
 
-FREE = frozenset({"eval_every", "eval_batches", "checkpoint_every", "sample_every", "minutes"})
+FREE = frozenset({"eval_every", "eval_batches", "checkpoint_every", "sample_every", "pictures_every", "minutes"})
 """Settings that no weight depends on: a resumed run may change them."""
 
 RESTORED = frozenset({"precision", "compile", "threads"})
@@ -118,6 +118,8 @@ class TrainSettings:
     """Steps between checkpoints; 0: only at the end."""
     sample_every: int = 0
     """Steps between samples of text; 0: only at the end."""
+    pictures_every: int = 0
+    """Steps between histograms of parameters and pictures of attention, from step 0 on (pictures/step-N); 0: none."""
     overfit_batches: int = 0
     """Train and evaluate on the same first so many batches over and over; 0: off."""
     limit_batches: int = 0
@@ -189,7 +191,7 @@ def _problems(s: TrainSettings) -> Iterator[str]:
             yield f"lr_factors has {asked!r}, wanted WHAT=FACTOR with a factor above 0, such as gates=30"
     if not s.only:
         yield "only is empty, wanted all, or what is to learn"
-    for name in ("overfit_batches", "limit_batches"):
+    for name in ("pictures_every", "overfit_batches", "limit_batches"):
         if getattr(s, name) < 0:
             yield f"{name} is {getattr(s, name)}, wanted at least 0"
     if s.objective not in OBJECTIVES:

@@ -20,6 +20,7 @@ from formers.training.evaluate import evaluate, evaluating
 from formers.training.job import Job, RunResult, Sampler
 from formers.training.learners import only_these_learn
 from formers.training.loop import lane_loss, run_steps
+from formers.training.pictures import Pictures
 from formers.training.precision import choose_device, deterministic, give_back_freed_memory
 from formers.training.progress import ProgressLine
 from formers.training.records import CHECKPOINTS, MODEL, RunFolder
@@ -119,6 +120,7 @@ class Trainer:
             restore(self.parts, checkpoint, self.device)
             self.step, self.tokens = checkpoint.step, checkpoint.facts["tokens"]
             self.clock.before = checkpoint.facts["seconds"]
+        self.pictures = Pictures(self)
         named = self.parts.model.named_parameters()
         self.watch = sentinels.GradientWatch(named, team, last=self.settings.total_steps)
         self.estimate = estimates.TimeEstimate(self.settings.total_steps if self.settings.steps_limited else None)
@@ -130,6 +132,7 @@ class Trainer:
         self.line = ProgressLine(total, self.step, on=self.job.progress if self.team.first else False)
         try:
             self._announce()
+            self.pictures.begin()
             watch_peak(self.device)
             self.clock.start()
             run_steps(self)
@@ -305,6 +308,7 @@ class Trainer:
             self.evaluate()
         if not self._recorded("sample"):
             self.sample()
+        self.pictures.end()
         if self.last_saved != self.step:
             self.save_checkpoint()
         model = trained_model(self.parts)
