@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from formers.data import Batch, open_shards
+from formers.experiments.text import training_view, validation_view
+from formers.recipes.find import read as recipe_of
 from tests.cli.commands import Formers, in_a_fresh_process
 from tests.cli.conftest import QUICK
 
@@ -66,6 +72,40 @@ def test_shards_are_taken_as_they_are(formers: Formers, text: Path):
     recipe = json.loads(Path("r/recipe.json").read_text())
     assert recipe["data"]["tokenizer"] == "char"  # what the shards are, not what the options said
     assert recipe["model"]["vocab_size"] == json.loads(Path("shards/meta.json").read_text())["vocab_size"]
+
+
+def test_on_bytes_validation_is_text_that_training_never_sees_and_bits_per_byte_are_printed(
+    formers: Formers, text: Path
+):
+    """The commands of docs/cli.md: one large file of bytes, cut; no row of validation is a piece of what is trained on."""
+    assert formers("data", "build", text, "--tokenizer", "byte", "--out", "bytes").code == 0
+    outcome = formers(
+        "train", "gpt2.nano", "--data", "bytes", *QUICK, "--train.steps", "20", "--train.eval-every", "0", "--out", "r"
+    )
+    assert re.search(r"validation [\d.]+ bits per byte", outcome.out)
+    assert re.search(r"bits per byte +[\d.]+", formers("eval", "r").out)
+
+    shards, recipe = open_shards(Path("bytes")), recipe_of(Path("r"))
+    rows = {"batch_size": recipe.train.batch_size, "seq_len": recipe.train.seq_len}
+    trained, held_out = training_view(shards, recipe.data, recipe.train), validation_view(shards, carried=False, **rows)
+    seen = {digest for step in range(recipe.train.steps) for digest in hashes(trained.batch(step))}
+    tested = {digest for step in range(len(held_out)) for digest in hashes(held_out.batch(step))}
+    assert len(seen) > 300
+    assert len(tested) > 100
+    assert not seen & tested
+    leaking = dataclasses.replace(
+        shards, documents=shards.documents * [1, 1, 1, 0]
+    )  # what was held out is trained on too
+    leaked = training_view(leaking, recipe.data, recipe.train)
+    assert {digest for step in range(recipe.train.steps) for digest in hashes(leaked.batch(step))} & tested
+
+
+def hashes(batch: Batch, length: int = 24) -> Iterator[bytes]:
+    """sha256 of every stretch of so many bytes within one document, wherever it begins."""
+    for ids, document in zip(batch.input_ids, batch.document, strict=True):
+        for start in range(len(ids) - length + 1):
+            if (document[start : start + length] == document[start]).all():
+                yield hashlib.sha256(ids[start : start + length].astype("<u2").tobytes()).digest()
 
 
 def test_one_seed_moves_weights_rows_and_dropout_and_leaves_the_split(formers: Formers, text: Path):
