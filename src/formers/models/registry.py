@@ -161,6 +161,14 @@ _SPECS = (
         "a loop over blocks in plain torch, forward and backward, float64, 1e-9",
     ),
     Spec(
+        "melodi",
+        "formers.models.melodi",
+        "Chen et al., MELODI: Exploring Memory Compression for Long Contexts (2410.03156)",
+        2024,
+        "decoder in windows, each compressed to a few tokens for the next one and to a few keys and values for all that follow",
+        "our reading of the authors' code written out, float64, 1e-9",
+    ),
+    Spec(
         "memory_mosaics",
         "formers.models.memory_mosaics",
         "Zhang et al., Memory Mosaics (2405.06394)",

@@ -16,7 +16,7 @@ from formers.recipes.recipe import Recipe
 _HOMES = (
     *("gpt2", "llama", "bert", "albert", "distilbert", "deberta", "deberta_v2", "t5"),
     *("sparse_transformer", "reformer", "wavenet", "longformer", "longformer_lm"),
-    *("transformer_xl", "memorizing", "block_recurrent", "memory_mosaics", "grafted"),
+    *("transformer_xl", "memorizing", "melodi", "block_recurrent", "memory_mosaics", "grafted"),
 )
 """Modules of this package, each with a tuple RECIPES of functions."""
 
