@@ -233,16 +233,30 @@ def test_documents_and_padding_in_a_row_change_nothing() -> None:
     ids = torch.cat([pad, one, pad, two, pad], 1)
     index = torch.cat([pad - 1, torch.arange(12)[None], pad - 1, torch.arange(6)[None], pad - 1], 1)
     document = torch.cat([torch.full((1, 14), 4), torch.full((1, 10), 9)], 1)
-    for cuts in ([24], [1, 7, 3, 2, 1, 9, 1]):
+    for cuts, gradients in (([24], True), ([1, 7, 3, 2, 1, 9, 1], True), ([3, 1, 1, 1, 8, 4, 1, 1, 1, 3], False)):
         state, found, start = made.init_state(1, 24), [], 0
         for length in cuts:
             here = slice(start, start + length)
-            out = made(ids[:, here], positions=Positions(index[:, here], document[:, here]), state=state)
+            with torch.set_grad_enabled(gradients):
+                out = made(ids[:, here], positions=Positions(index[:, here], document[:, here]), state=state)
             state, start = out.state.commit(), start + length
             found.append(out.logits)
         logits = torch.cat(found, 1)
         assert (logits[:, 2:14] - made(one).logits).abs().max() < EXACT
         assert (logits[:, 16:22] - made(two).logits).abs().max() < EXACT
+
+
+def test_while_nothing_learns_state_vectors_are_mapped_once_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    look, looks = StateCell.look, []
+    monkeypatch.setattr(StateCell, "look", lambda self, c: looks.append(len(c)) or look(self, c))
+    made, ids = model(), text(2, 11)
+    with torch.no_grad():
+        _, state = read(made, ids, [1] * 11)
+        assert len(looks) == 3
+        rows = torch.tensor([False, True])
+        again = made(ids[:, :1], state=state.reset(rows)).logits  # one row goes on within its block, one begins
+        assert (again[0, 0] - made(torch.cat([ids, ids[:, :1]], 1)).logits[0, 11]).abs().max() < EXACT
+        assert (again[1] - made(ids[:, :1]).logits[1]).abs().max() < EXACT
 
 
 def test_state_vectors_reach_where_no_window_does() -> None:

@@ -27,7 +27,7 @@ from formers.parts.masks import Everything
 from formers.parts.positions import EMPTY, Positions
 from formers.parts.recurrence import by_segment
 from formers.parts.rings import KeyValueRing
-from formers.parts.state_cell import Ask, StateCell, States, turned
+from formers.parts.state_cell import Ask, Looked, StateCell, States, turned
 from formers.parts.taps import Tap
 
 # --- where a document has got to ----------------------------------------------------------------------------------------
@@ -50,6 +50,11 @@ class Course:
         """What a run's tokens read: these where they go on with a document that has whole blocks, else what it begins with."""
         follows = (run.document == self.document) & (self.index >= size - 1) & (self.index < run.first)
         return torch.where((follows | ~run.any)[:, None, None], self.states.to(first.dtype), first)
+
+    def goes_on_within(self, run: Run, size: int) -> bool:
+        """Whether every row that has tokens goes on with the block it was in. Tensors are looked at."""
+        same = (run.document == self.document) & (self.index >= 0) & (self.index < run.first)
+        return bool(((same & (run.last // size == self.index // size)) | ~run.any).all())
 
     def behind(self, run: Run, states: States) -> Course:
         index = torch.where(run.any, run.last, self.index)
@@ -104,19 +109,24 @@ def _begins_a_block(positions: Positions, size: int) -> bool:
 
 @dataclass
 class BlockNode:
-    """What the layer remembers: keys and values near by, and the course of its state vectors."""
+    """What the layer remembers: keys and values near by, and the course of its state vectors.
+
+    looked  what the maps made of the state vectors, while all rows are in the block for which it was made and nothing learns:
+            a token read by itself would else cost as much as all of them do
+    """
 
     local: KeyValueRing
     course: Course
     size: int
+    looked: Looked | None = None
 
     def map_rows(self, function: Callable[[Tensor], Tensor]) -> BlockNode:
         course = Course(*(function(t) for t in vars(self.course).values()))
-        return replace(self, local=self.local.map_rows(function), course=course)
+        return BlockNode(self.local.map_rows(function), course, self.size)
 
     def reset(self, rows: Tensor) -> BlockNode:
         course = replace(self.course, index=self.course.index.masked_fill(rows, EMPTY))
-        return replace(self, local=self.local.reset(rows), course=course)
+        return BlockNode(self.local.reset(rows), course, self.size)
 
     def dynamic(self) -> BlockNode:
         return replace(self, local=self.local.dynamic())
@@ -127,7 +137,7 @@ class BlockNode:
         if length >= self.size and length // self.size < read // self.size:
             raise StateError(f"state vectors behind {read} tokens do not know what they were behind {length}")
         course = replace(self.course, index=self.course.index.clamp(max=length - 1))
-        return replace(self, local=self.local.keep(length), course=course)
+        return BlockNode(self.local.keep(length), course, self.size)
 
     def tensors(self) -> dict[str, Tensor]:
         return {f"local.{name}": t for name, t in self.local.tensors().items()} | vars(self.course)
@@ -135,20 +145,23 @@ class BlockNode:
     def with_tensors(self, tensors: dict[str, Tensor]) -> BlockNode:
         local = {name.removeprefix("local."): t for name, t in tensors.items() if name.startswith("local.")}
         course = Course(*(tensors[name] for name in vars(self.course)))
-        return replace(self, local=self.local.with_tensors(local), course=course)
+        return BlockNode(self.local.with_tensors(local), course, self.size)
 
 
 @dataclass
 class StagedBlocks:
+    """What the layer would remember after a call: nothing of it has a gradient."""
+
     node: BlockNode
     local: Any
     course: Course
+    looked: Looked | None
 
     def commit(self) -> BlockNode:
-        """Detached, in the types that the node had."""
-        old = vars(self.node.course)
-        course = Course(*(t.detach().to(old[name].dtype) for name, t in vars(self.course).items()))
-        return replace(self.node, local=self.local.commit(), course=course)
+        """In the types that the node had. What was made of state vectors that are rounded now is made anew."""
+        states = self.course.states.to(self.node.course.states.dtype)
+        looked = self.looked if states.dtype == self.course.states.dtype else None
+        return BlockNode(self.local.commit(), replace(self.course, states=states), self.node.size, looked)
 
 
 # --- the layer ----------------------------------------------------------------------------------------------------------
@@ -214,27 +227,33 @@ class RecurrentAttention(Attention):
             k, v, k_positions, staged = state.local.extend(k, v, positions)
             seen = Tokens(k, v, k_positions)
         near = self.weigh(q, seen.k, seen.v, positions, seen.positions)
-        told, course = self._through_blocks(asked, fresh, seen, None if state is None else state.course)
+        told, course, looked = self._through_blocks(asked, fresh, seen, state)
         y = self.mix(self.heads(torch.cat([near, self.from_states(told)], 1)))
-        return y, None if state is None else StagedBlocks(state, staged, course)
+        if state is None:
+            return y, None
+        return y, StagedBlocks(state, staged, replace(course, states=course.states.detach()), looked)
 
     def _through_blocks(
-        self, asked: Queries, fresh: Tokens, seen: Tokens, course: Course | None
-    ) -> tuple[Tensor, Course]:
-        """What each token reads of the state vectors of its block, block after block, and their course behind the call."""
-        pieces, carried, found = by_segment(fresh.positions, self.size), course is not None, []
-        course = self._nothing(asked) if course is None else course
+        self, asked: Queries, fresh: Tokens, seen: Tokens, state: BlockNode | None
+    ) -> tuple[Tensor, Course, Looked | None]:
+        """What each token reads of the state vectors of its block, block after block; their course behind the call; and what
+        the maps made of them, where it holds for the next call."""
+        pieces, found = by_segment(fresh.positions, self.size), []
+        course = self._nothing(asked) if state is None else state.course
+        looked = None if state is None or torch.is_grad_enabled() or torch.compiler.is_compiling() else state.looked
         for n, (slots, place) in enumerate(pieces):
             run = Run.of(place)
-            looked = self.cell.look(course.entering(run, self.cell.begin(len(asked)), self.size))
+            if looked is None or not course.goes_on_within(run, self.size):
+                looked = self.cell.look(course.entering(run, self.cell.begin(len(asked)), self.size))
             found.append(self._read(_columns(asked, slots), looked.k, looked.v, place))
             c = looked.c
-            if (carried or n + 1 < len(pieces)) and _may_end(run, place, self.size):
+            if (state is not None or n + 1 < len(pieces)) and _may_end(run, place, self.size):
                 tokens = self._of_block(n, [slots for slots, _ in pieces], fresh, seen)
                 after = self.cell.after(looked, tokens.k, tokens.v, run.place, tokens.positions)
-                c = torch.where(run.ends(self.size)[:, None, None], after, c)
+                c, looked = torch.where(run.ends(self.size)[:, None, None], after, c), None
             course = course.behind(run, c)
-        return _put_back(found, [slots for slots, _ in pieces], asked), course
+        keeps = looked if not torch.is_grad_enabled() else None
+        return _put_back(found, [slots for slots, _ in pieces], asked), course, keeps
 
     def _nothing(self, asked: Queries) -> Course:
         nothing = torch.full((len(asked),), EMPTY, device=asked.device)
