@@ -23,15 +23,36 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["NO_COLOR"] = "1"
 
 import hypothesis
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
 assert not [name for name in sys.modules if name.startswith("formers.")], "the hook comes before what it hooks into"
-install_import_hook(["formers.parts", "formers.models"], "beartype.beartype")
+
+
+def _outermost(check: Callable[..., Any]) -> Callable[..., Any]:
+    """`jaxtyped`, but functions within functions stay as they are: they would be wrapped anew at each call, in 4 ms."""
+
+    def decorator(**named: Any) -> Callable[..., Any]:
+        return lambda it: it if "<locals>" in getattr(it, "__qualname__", "") else check(it, **named)
+
+    return decorator
+
+
+jaxtyping.jaxtyped = _outermost(jaxtyping.jaxtyped)
+jaxtyping.install_import_hook(["formers.parts", "formers.models"], "beartype.beartype")
+SHAPES_CHECKED = {Path(__file__).parent / name for name in ("inspection", "models", "parity", "parts")}
 
 hypothesis.settings.register_profile("fast", max_examples=15, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("full", max_examples=300, deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Shapes are checked where parts and models are what is tested. Elsewhere, and in the thousands of little calls that a law
+    makes, it would be most of the time."""
+    unchecked = SHAPES_CHECKED.isdisjoint(item.path.parents) or "law" in item.name
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
 
 
 class NetworkForbidden(AssertionError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from formers.cli import machine
 from tests.cli.commands import Formers
 
 
@@ -189,7 +191,8 @@ def test_models_lists_paper_reference_and_recipes(formers: Formers):
     assert "Radford" in formers("models").out
 
 
-def test_doctor_says_what_follows(formers: Formers):
+def test_doctor_says_what_follows(formers: Formers, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "examine", functools.cache(machine.examine))
     found = formers("doctor", "--json").json
     assert found["machine"]["versions"]["torch"]
     assert {item["level"] for item in found["findings"]} <= {"good", "slow", "missing", "bad"}

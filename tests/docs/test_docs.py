@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import re
 import shlex
-import subprocess
 import sys
+import traceback
+import warnings
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -28,14 +33,37 @@ def test_there_is_something_to_run():
     assert {"own-block.md", "plain-pytorch.md", "transformer_xl.md"} <= {page.name for page in with_python()}
 
 
-@pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
-def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path):
-    source = "\n".join(blocks(page, "python"))
-    (tmp_path / "page.py").write_text(source)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "page.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """New processes in which nothing was done yet, but what takes seconds to import is there."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["formers.models.registry", "formers.training.objective", "torch._dynamo", "transformers"]
     )
-    assert done.returncode == 0, done.stderr
+    return context
+
+
+@pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, processes: ForkServerContext):
+    process = processes.Process(target=run, args=("\n".join(blocks(page, "python")), tmp_path))
+    process.start()
+    process.join(timeout=120)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0, (tmp_path / "said.txt").read_text()
+
+
+def run(source: str, folder: Path) -> None:
+    """`source` as a script of its own in `folder`, warnings being errors; what it says goes to said.txt."""
+    os.chdir(folder)
+    warnings.simplefilter("error")
+    (folder / "page.py").write_text(source)
+    with open("said.txt", "w") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            exec(compile(source, "page.py", "exec"), {"__name__": "__main__", "__file__": "page.py"})
+        except BaseException:
+            traceback.print_exc()
+            sys.exit(1)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

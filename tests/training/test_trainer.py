@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from safetensors.torch import load_file
 
 from formers.comparison.runs import read_run
 from formers.errors import ConfigError, DataError, RunError
-from formers.training import checkpoints, train
+from formers.training import checkpoints, train, trainer
 from tests.training import small
 
 
@@ -294,11 +296,13 @@ def test_limit_batches_is_a_limit_of_steps_and_of_an_evaluation(tmp_path):
     )
 
 
-def test_minutes_end_the_training_and_drive_the_schedule(tmp_path):
-    changes = {"minutes": 0.015, "steps": 1, "warmup": 1, "schedule": "linear", "min_lr_ratio": 0.0}
+def test_minutes_end_the_training_and_drive_the_schedule(tmp_path, monkeypatch):
+    read = itertools.count(step=2.0)  # two seconds at each look, however busy the machine is
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: next(read)))
+    changes = {"minutes": 1, "steps": 1, "warmup": 1, "schedule": "linear", "min_lr_ratio": 0.0}
     result = run(tmp_path / "run", changes=changes)
-    assert result.steps > 1
-    assert 0.9 <= result.seconds < 10
+    assert result.steps > 5
+    assert 60 <= result.seconds < 70
     for row in rows_of(tmp_path / "run", "train")[1:]:
         assert 0.0 <= row["lr"] <= 3e-3
     last = rows_of(tmp_path / "run", "train")[-1]
