@@ -31,7 +31,7 @@ def tiny() -> Recipe:
 
 
 def mini() -> Recipe:
-    """15 million parameters and 2,048 entries a head: some hours."""
+    """14 million parameters and 2,048 entries a head: some hours."""
     return Recipe(
         name="melodi.mini",
         model=registry.configure("melodi", "mini"),
