@@ -139,6 +139,17 @@ def search(result: Mapping[str, Any]) -> str:
     return markdown(columns, rows)
 
 
+def vocabulary(result: Mapping[str, Any]) -> str:
+    """What each kind and size of tokenizer makes of held-out text."""
+    columns = ("", "tokens", "bytes a token", "tokens per 1,000 bytes", "words that are one token", "unknown tokens")
+    rows = []
+    for row in result["rows"]:
+        figures = f"{row['bytes_per_token']:.2f}", f"{row['tokens_per_1000_bytes']:.0f}"
+        shares = f"{100 * row['whole_words']:.1f}%", f"{100 * row['unknown']:.1f}%"
+        rows.append((row["kind"], f"{row['size']:,}", *figures, *shares))
+    return markdown(columns, rows)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/crossover.json": crossover,
     "docs/results/duplication.json": duplication,
@@ -151,6 +162,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/search.json": search,
     "docs/results/sentence-order.json": sentence_order,
     "docs/results/tournament.json": tournament,
+    "docs/results/vocabulary.json": vocabulary,
 }
 """What the table of a file shows. In a page it stands behind a comment that names the file."""
 

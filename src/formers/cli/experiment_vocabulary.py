@@ -29,7 +29,7 @@ class Options:
     validation: float = 0.1
     """Share of the documents that is held out, and measured with."""
     train_on: float = 64.0
-    """Megabytes of the other documents to train on at most; of more, a part."""
+    """Train on about so many megabytes of the other documents, where there are more."""
     text_field: str = "text"
     """The field of JSON lines, the column of Parquet files and data sets."""
     seed: int = 0

@@ -31,7 +31,7 @@ ROW = "measured.json"
 @dataclass(frozen=True)
 class VocabularySettings:
     """kinds: of tokenizers that are trained. sizes: ids of each, special tokens included, rising. validation: share of the
-    documents that is held out. train_on: megabytes of the others at most; of more, a part that content and seed decide."""
+    documents that is held out. train_on: about so many megabytes of the others, where there are more; content decides which."""
 
     kinds: tuple[str, ...] = TRAINED
     sizes: tuple[int, ...] = (512, 1024, 2048, 4096)
