@@ -18,8 +18,8 @@ Where the paper and the authors' code (meliad, transformer/memory) differ, or ei
 - W_z has no bias (meliad); the paper prints one. tanh stands in the LSTM gate alone and always, as the paper prints it; meliad
   has it in `single`, with either gate, and nowhere else.
 - `own_token=True`: a token sees itself, as usual. meliad's mask is strict.
-- `previous_block=False`: state vectors see the tokens of their block, each once (paper, figure 1). meliad's also see those of
-  the block before, which its window keeps at hand, and before a document's first block its zeros.
+- `previous_block=False`: state vectors take in the tokens of their block, each once, as the paper describes a cell. meliad's
+  also see those of the block before, which its window keeps at hand, and before a document's first block its zeros.
 - An empty window takes no weight. meliad's zero keys take softmax weight in a document's first block.
 
 Departures
