@@ -147,8 +147,8 @@ def test_given_all_entries_it_is_dense_attention_over_them(cuts: list[int], unit
 def test_a_bias_on_the_memory_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect, seeded: no law forbids it, but the claim above does."""
 
-    def biased(logits: Tensor, present: Tensor, values: Tensor) -> Any:
-        return original(logits - 0.1 * torch.arange(logits.shape[-1]), present, values)
+    def biased(logits: Tensor, *others: Any) -> Any:
+        return original(logits - 0.1 * torch.arange(logits.shape[-1]), *others)
 
     original = recollection.Recalled
     monkeypatch.setattr(recollection, "Recalled", biased)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -29,6 +30,8 @@ class Options:
     """A run, a checkpoint folder, gpt2.tiny, or file.py:function."""
     set: tuple[str, ...] = ()
     """NAME=VALUE: settings of the model other than the stored ones, such as memory_storage=int8. Its weights must still fit."""
+    distances: Path | None = None
+    """Draw to this SVG what the attention of each layer makes of distance alone, its heads averaged."""
     code: str | None = None
     """file.py:function, for a run of a model of your own."""
     json: Flag = False
@@ -44,6 +47,8 @@ def main(arguments: list[str]) -> None:
     remark(found.note)
     model = found.model
     root, price = tree(model), cost(model)
+    if options.distances is not None:
+        _draw_distances(options.target, model, options.distances)
     if options.json:
         config = getattr(model, "config", None)
         described = plain(config) if hasattr(config, "__dataclass_fields__") else None
@@ -56,6 +61,16 @@ def main(arguments: list[str]) -> None:
             stdout().print("\n".join([title, *(f"  {line}" for line in bars(shares)), ""]), markup=False)
     stdout().print(facts(_facts(root, price, limit)))
     return None
+
+
+def _draw_distances(target: str, model: Any, out: Path) -> None:
+    from formers.comparison.plot import write_chart
+    from formers.inspection.distance import chart_by_distance, scores_by_distance
+
+    limit = getattr(getattr(model, "config", None), "max_length", None)
+    found = scores_by_distance(model, length=min(128, limit or 128))
+    write_chart(chart_by_distance(target, {name: scores.mean(0) for name, scores in found.items()}), out)
+    remark(f"drawn: {out}")
 
 
 DRAWN, DEPTH = 8, 3

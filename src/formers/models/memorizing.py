@@ -38,6 +38,7 @@ Departures
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,6 +49,8 @@ from torch import nn
 from formers.axes import Hidden, Ids
 from formers.config import below_one, require, uneven_heads
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal, scale_of
+from formers.parts.distance_biases import FourierBias, NetworkBias, OrthogonalBias
+from formers.parts.embeddings import SinusoidalPositions
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
 from formers.parts.heads import LanguageHead
 from formers.parts.masks import Causal, EarlierSegment, Mask, SameDocument, Segments, StrictlyPast, Window
@@ -63,8 +66,9 @@ from formers.parts.recollection import (
     unknown_ways,
 )
 from formers.parts.states import Tree
-from formers.parts.terms import T5Bias
+from formers.parts.terms import ALiBi, T5Bias
 from formers.parts.trunk import PreNorm
+from formers.parts.turns import Rotary
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,11 @@ class MemorizingConfig:
     normalised_scale: float = 16.0  # of unit queries, at first
     own_token: bool = True
     seen_twice: bool = True
+    positions: str = "t5"  # or another of POSITIONS; `bias_in_memory_layers` says of all but sinusoidal where they are
     bias_in_memory_layers: bool = True
     num_buckets: int = 32
     max_distance: int = 128
-    bias_scale: float = 8.0  # of the T5 bias: parts/terms.py says why
+    bias_scale: float = 8.0  # of the T5 bias and of an orthogonal one: parts/terms.py says why
     activation: str = "relu"
     eps: float = 1e-6
     dropout: float = 0.0
@@ -139,6 +144,10 @@ class MemorizingConfig:
             problems.append(f"merge is {self.merge!r}, wanted one of {', '.join(MERGES)}")
         ways = self.memory_search, self.memory_storage, self.memory_stride, self.memory_scope, self.memory_query_stride
         problems += unknown_ways(*ways)
+        if self.positions not in POSITIONS:
+            problems.append(f"positions is {self.positions!r}, wanted one of {', '.join(POSITIONS)}")
+        elif self.positions == "rotary" and not problems and self.d_head % 2:
+            problems.append(f"heads of {self.d_head} numbers, of which positions={self.positions!r} turns pairs")
         if self.activation not in ACTIVATIONS:
             problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
         require("MemorizingConfig", problems)
@@ -214,6 +223,7 @@ class Memorizing(Model):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.places = SinusoidalPositions(config.d_model) if config.positions == "sinusoidal" else None
         blocks = [
             {"attention": attention(config, i), "feed_forward": feed_forward(config)} for i in range(config.num_layers)
         ]
@@ -228,6 +238,8 @@ class Memorizing(Model):
         x = self.tokens(input_ids)
         if self.config.scale_embeddings:
             x = x * self.config.d_model**0.5
+        if self.places is not None:
+            x = x + self.places(positions)
         x = F.dropout(x, self.config.dropout, self.training)
         return self.trunk(x, positions, state)
 
@@ -242,9 +254,9 @@ def attention(config: MemorizingConfig, layer: int) -> nn.Module:
     """Local attention in segments, with a memory in the memory layers."""
     heads, d_head, d_model, remembers = config.num_heads, config.d_head, config.d_model, layer in config.memory_layers
     before, segment = (config.behind, 1) if config.slides else (config.cache_length, config.segment_length)
-    biased = config.bias_in_memory_layers or not remembers
+    scheme = config.positions if config.bias_in_memory_layers or not remembers else "none"
     unit = remembers and config.normalise
-    terms = [_t5_bias(config)] if biased else []
+    terms = [BIASES[scheme](config)] if scheme in BIASES else []
     slots = {
         "project": Project(d_model, heads, d_head, num_kv_heads=config.kv_heads, bias=False),
         "score": Score(
@@ -254,6 +266,7 @@ def attention(config: MemorizingConfig, layer: int) -> nn.Module:
             dropout=config.attention_dropout,
         ),
         "mix": Mix(heads, d_head, d_model, bias=False),
+        "turn": Rotary(d_head) if scheme == "rotary" else None,
         "remember": KeyValueWindow(config.kv_heads, d_head, before + segment, segment),
     }
     if not remembers:
@@ -284,6 +297,20 @@ def _t5_bias(config: MemorizingConfig) -> T5Bias:
         bidirectional=False,
         scale=config.bias_scale,
     )
+
+
+BIASES: dict[str, Callable[[MemorizingConfig], nn.Module]] = {
+    "t5": _t5_bias,
+    "alibi": lambda config: ALiBi(config.num_heads),
+    "fourier": lambda config: FourierBias(config.num_heads, config.behind),
+    "network": lambda config: NetworkBias(config.num_heads, config.behind),
+    "orthogonal": lambda config: OrthogonalBias(config.num_heads, config.behind, scale=config.bias_scale),
+}
+"""Positions that are added to scores, near by alone."""
+
+POSITIONS = (*BIASES, "rotary", "sinusoidal", "none")
+"""meliad has all of them. Rotary ones turn queries and keys near by, so a memory holds keys without; sinusoidal ones, the only
+ones that tell where in its document a token stands, are added to its embedding (1706.03762)."""
 
 
 def feed_forward(config: MemorizingConfig) -> FeedForward:
