@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -86,8 +87,10 @@ def test_on_bytes_validation_is_text_that_training_never_sees_and_bits_per_byte_
     assert re.search(r"bits per byte +[\d.]+", formers("eval", "r").out)
 
     shards, recipe = open_shards(Path("bytes")), recipe_of(Path("r"))
-    rows = {"batch_size": recipe.train.batch_size, "seq_len": recipe.train.seq_len}
-    trained, held_out = training_view(shards, recipe.data, recipe.train), validation_view(shards, carried=False, **rows)
+    trained = training_view(shards, recipe.data, recipe.train)
+    held_out: Any = validation_view(
+        shards, batch_size=recipe.train.batch_size, seq_len=recipe.train.seq_len, carried=False
+    )
     seen = {digest for step in range(recipe.train.steps) for digest in hashes(trained.batch(step))}
     tested = {digest for step in range(len(held_out)) for digest in hashes(held_out.batch(step))}
     assert len(seen) > 300
