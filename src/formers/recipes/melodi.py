@@ -1,5 +1,7 @@
-"""Recipes of MELODI, by size. A row of a step is several windows, since what a window hands on is learnt from the next, and
-rows carry documents on with their memories. Times are of two CPU cores."""
+"""Recipes of MELODI, by size. A row of a step is several windows, and rows carry documents on with their memories.
+
+What a window hands on is learnt from the next ones in its row. Times are of two CPU cores.
+"""
 
 from __future__ import annotations
 
