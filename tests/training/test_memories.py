@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from formers.inspection.anatomy import cost
 from formers.inspection.footprint import Ledger
 from formers.parts import piecewise, recollection
 from formers.parts.approximate import Approximate
+from formers.parts.taps import attach
 from formers.training import train
 from tests.training import small
 
@@ -150,3 +152,38 @@ def test_a_token_costs_as_much_after_a_long_text_as_after_a_short_one() -> None:
             sizes.append(state.nbytes)
     assert len(set(sizes)) == 1
     assert formers.generate(model, ids, max_new_tokens=30, temperature=0.0)[0].shape[-1] >= 30
+
+
+BF16 = 2.0**-8
+"""A number rounded to bf16 is off by at most this share of it, and so is a vector's length."""
+
+
+@pytest.mark.slow
+def test_a_thousand_steps_in_bf16_stay_finite_and_keys_stay_of_length_one(tmp_path: Path) -> None:
+    """Unit keys, and unit queries with a learned scale a head: what the paper has them for (2203.08913, section 3.2)."""
+    model = memorizing(num_layers=3, memory_layers=(1, 2), memory_size=64)
+    names = list(recollection.memory_attentions(model))
+    scales = [p for name, p in model.named_parameters() if name.endswith("turn_memory.scale")]
+    begun = [scale.detach().clone() for scale in scales]
+    lengths: list[tuple[float, float]] = []
+    rows: list[dict[str, Any]] = []
+
+    def see(keys: torch.Tensor) -> None:
+        assert keys.dtype == torch.bfloat16
+        length = keys.detach().float().norm(dim=-1)
+        lengths.append((length.min().item(), length.max().item()))
+
+    settings = small.settings(steps=1000, precision="bf16", carry_state=True, eval_every=250, lr=3e-3, warmup=20)
+    with attach(model, {f"{name}.keys": see for name in names}):
+        train(
+            model, settings, small.streams(), small.validation(stride=None), out=tmp_path / "run", on_event=rows.append
+        )
+    steps = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in steps] == list(range(1, 1001))
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in steps)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert steps[-1]["loss"] < steps[0]["loss"] / 2
+    assert len(lengths) >= 2 * 1000
+    assert max(abs(length - 1) for both in lengths for length in both) < BF16
+    assert len(scales) == 2
+    assert all((now > 0).all() and not torch.equal(now, before) for now, before in zip(scales, begun, strict=True))
