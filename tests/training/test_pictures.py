@@ -90,7 +90,7 @@ def test_what_is_drawn_is_what_the_model_attends_to_in_the_first_text_of_validat
             wanted = 255 * (1 - pattern[0, head, :of_first, :of_first].sqrt().numpy())
             assert np.abs(pngs[2 * place + head][:of_first, :of_first] - wanted).max() <= 1
     assert all(name in picture for name in seen)
-    assert "Rows: the first 64 tokens of" in picture
+    assert "Rows: tokens, 64 at most." in picture
 
 
 def test_a_resumed_run_continues_the_series_and_drops_what_lay_ahead(tmp_path: Path):

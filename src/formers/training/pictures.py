@@ -79,7 +79,8 @@ class Pictures:
             with whole_folder(self._at(step)) as aside:
                 write_json(aside / "parameters.json", {"step": step, "parameters": parameters, "attention": drawn})
                 if rows:
-                    notes = [f"Rows: the first {QUERIES} tokens of", *_lines(self._text())]
+                    notes = [f"Rows: tokens, {QUERIES} at most. Columns: keys that they see. Dark: much. The text:"]
+                    notes += _lines(self._text())
                     write_atomic(
                         aside / "attention.svg", heat.svg(f"Attention after step {step}", rows, notes).encode()
                     )
