@@ -150,13 +150,15 @@ class BlockRecurrent(Model):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """N(0, init_std) for maps. As meliad has them: ids N(0, 1), a document's first state vectors and the gates' biases
-        N(0, 0.1), maps of a gate's openness of variance 0.1 / inputs."""
+        """N(0, init_std) for maps. In recurrent layers as meliad has them, or narrow models never come to read their state
+        vectors (docs/models/block_recurrent.md): maps N(0, 1 / inputs), ids N(0, 1), a document's first state vectors and the
+        gates' biases N(0, 0.1^2), maps that open a gate N(0, 0.1 / inputs)."""
         if self.tokens.weight.is_meta:
             return
         initialise_normal(self, self.config.init_std, generator)
-        for module in self.modules():
-            for parameter, std in _of_the_cell(module):
+        for layer in (module for module in self.modules() if isinstance(module, RecurrentAttention)):
+            maps = [(m.weight, m.in_features**-0.5) for m in layer.modules() if isinstance(m, nn.Linear)]
+            for parameter, std in [*maps, *(pair for m in layer.modules() for pair in _of_the_cell(m))]:
                 nn.init.normal_(parameter, 0.0, std, generator=generator)
 
 
