@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -205,12 +206,13 @@ COMPILED = """
 import torch
 from tests.training import small
 from formers.training import train
-import formers, pathlib, sys
+import formers, json, pathlib, sys
 
 found = []
 for name, compiling in (("plain", "off"), ("fast", "on")):
     sizes = dict(vocab_size=257, d_model=16, num_layers=2, num_heads=2, d_ff=32, segment_length=8, cache_length=4)
-    model = formers.build("memorizing", **sizes, memory_layers=(1,), memory_size=20, neighbours=5)
+    sizes |= dict(memory_layers=(1,), memory_size=20, neighbours=5) | json.loads(sys.argv[2])
+    model = formers.build("memorizing", **sizes)
     settings = small.settings(carry_state=True, compile=compiling, seq_len=16)
     view = small.streams(seq_len=16)
     found.append(train(model, settings, view, out=pathlib.Path(sys.argv[1]) / name))
@@ -220,9 +222,12 @@ print(max(float((a - b).abs().max()) for a, b in zip(plain.model.parameters(), f
 
 
 @pytest.mark.slow
-def test_compiled_training_is_the_same_training(tmp_path: Any) -> None:
+@pytest.mark.parametrize("changes", [{}, {"window": 4, "memory_query_stride": 3, "positions": "fourier"}])
+def test_compiled_training_is_the_same_training(changes: dict[str, Any], tmp_path: Any) -> None:
     """In a process of its own: the tests' checks of shapes cannot be compiled. 1e-4: rounding, after six steps of Adam."""
-    done = subprocess.run([sys.executable, "-c", COMPILED, tmp_path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, tmp_path, json.dumps(changes)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 1e-4
 
