@@ -47,7 +47,7 @@ def places(kind: str) -> Positions:
     if kind == "whole":
         return Positions.whole(TEXT)
     if kind == "aligned":
-        return Positions(index, torch.zeros_like(index), aligned=TEXT)
+        return Positions(index + TEXT, torch.zeros_like(index), aligned=TEXT)
     second = torch.where(index[0] < 19, index[0], index[0] - 19)
     return Positions(
         torch.stack([index[0] - 4, second]).clamp(min=-1), torch.stack([index[0] * 0, (index[0] >= 19).long()])
