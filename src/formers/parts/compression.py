@@ -129,8 +129,8 @@ class Compressing(PreNorm):
         self.upward = nn.ModuleList(TokenMixer(windows, windows.summary, make_norm) for _ in blocks[1:])
         recalls = [str(i) for i, block in enumerate(blocks) if block["attention"].recalls]
         self.long = nn.ModuleDict({i: TokenMixer(windows, windows.increment) for i in recalls})
-        self.reads = Segments(windows.size, windows.size * (windows.held if recalls else 1))
-        """How far back windows are that something is kept of: laws try longer texts."""
+        self.reads = Segments(windows.size, 2 * windows.size)
+        """Laws try texts beyond this: what reaches a fourth window has been compressed twice."""
 
     def init_state(self, batch_size: int, max_length: int, *, source: Any = None, **kind: Any) -> Tree:
         rows = Rows.empty(batch_size, self.windows, kind.get("device"))
