@@ -50,3 +50,17 @@ def test_names_that_do_not_fit_in_a_line_stand_in_the_next() -> None:
     assert len({y for _, y in names}) == 2
     paths = [e for e in drawn.iter() if e.tag.endswith("path")]
     assert len({e.attrib["stroke"] for e in paths}) == 9
+
+
+def test_long_names_of_the_legend_do_not_run_into_each_other() -> None:
+    lines = [Line(f"trunk.blocks.{n}.attention", [0, 1], [0.0, 1.0]) for n in range(4)]
+    names = [
+        e
+        for e in ET.fromstring(svg(Chart("t", "x", "y", lines, [(1, "1")]))).iter()
+        if e.text in {n.name for n in lines}
+    ]
+    places = [(float(e.attrib["x"]), float(e.attrib["y"])) for e in names]
+    assert len(places) == 4
+    beside = [b[0] - a[0] for a, b in zip(places, places[1:], strict=False) if a[1] == b[1]]
+    assert beside
+    assert min(beside) > 24 * 7

@@ -11,10 +11,8 @@ from formers.comparison.escaping import text
 from formers.comparison.shell import check_out, write
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 70, 36, 62, 56
-LEGEND, LEGEND_STEP, LEGEND_LINE = 44, 126, 16
+LEGEND, LEGEND_STEP, LEGEND_LINE, LETTER = 44, 126, 16, 7.5
 COLOURS = ("#1f6fb4", "#c2571a", "#2b8a3e", "#8e44ad", "#7a6a00", "#c0392b", "#16808f", "#b0448a", "#5b6b7a", "#8b5a2b")
-IN_A_LINE = 5
-"""Names of the legend that stand side by side."""
 
 STYLE = """
   svg { font: 13px system-ui, sans-serif; background: #fff; fill: #222 }
@@ -60,7 +58,8 @@ def svg(chart: Chart) -> str:
     """The chart as the text of an SVG file."""
     across, up = _x_scale(chart), _y_scale(chart)
     body = [_axes(chart, across, up)]
-    body += [_line(line, COLOURS[i % len(COLOURS)], i, across, up, chart.dots) for i, line in enumerate(chart.lines)]
+    body += [_line(line, COLOURS[i % len(COLOURS)], across, up, chart.dots) for i, line in enumerate(chart.lines)]
+    body.append(_legend(chart))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(chart.title)}">'
         f"<style>{STYLE}</style>\n" + "\n".join(body) + "\n</svg>\n"
@@ -92,7 +91,7 @@ def _y_bounds(chart: Chart) -> tuple[float, float]:
 
 def _y_scale(chart: Chart) -> Scale:
     low, high = _y_bounds(chart)
-    top = TOP + LEGEND_LINE * ((len(chart.lines) - 1) // IN_A_LINE)
+    top = TOP + LEGEND_LINE * ((len(chart.lines) - 1) // _names_in_a_line(chart)[0])
 
     def up(y: float) -> float:
         return HEIGHT - BOTTOM - ((math.log10(y) if chart.log_y else y) - low) / (high - low) * (HEIGHT - top - BOTTOM)
@@ -139,7 +138,23 @@ def _round_powers(low: float, high: float) -> list[float]:
     return [value for value in found if low <= math.log10(value) <= high]
 
 
-def _line(line: Line, colour: str, number: int, across: Scale, up: Scale, dots: bool) -> str:
+def _names_in_a_line(chart: Chart) -> tuple[int, float]:
+    """How many names of the legend stand side by side, and how far apart."""
+    step = max(LEGEND_STEP, 20 + LETTER * max(len(line.name) for line in chart.lines))
+    return max(1, int((WIDTH - LEFT) // step)), step
+
+
+def _legend(chart: Chart) -> str:
+    columns, step = _names_in_a_line(chart)
+    parts = []
+    for i, line in enumerate(chart.lines):
+        x, y = LEFT + 4 + step * (i % columns), LEGEND + LEGEND_LINE * (i // columns)
+        parts.append(f'<circle cx="{x:g}" cy="{y}" r="4" fill="{COLOURS[i % len(COLOURS)]}"/>')
+        parts.append(f'<text x="{x + 9:g}" y="{y}" dominant-baseline="middle">{text(line.name)}</text>')
+    return "\n".join(parts)
+
+
+def _line(line: Line, colour: str, across: Scale, up: Scale, dots: bool) -> str:
     points = [(across(x), up(y)) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     path = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
     parts = [f'<path class="line" stroke="{colour}" d="{path}"/>']
@@ -150,7 +165,4 @@ def _line(line: Line, colour: str, number: int, across: Scale, up: Scale, dots: 
         parts.append(
             f'<line x1="{place}" x2="{place}" y1="{up(low):.1f}" y2="{up(high):.1f}" stroke="{colour}" stroke-width="1.5"/>'
         )
-    x, y = LEFT + 4 + LEGEND_STEP * (number % IN_A_LINE), LEGEND + LEGEND_LINE * (number // IN_A_LINE)
-    parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
-    parts.append(f'<text x="{x + 9}" y="{y}" dominant-baseline="middle">{text(line.name)}</text>')
     return "\n".join(parts)
