@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -61,6 +62,6 @@ def test_long_names_of_the_legend_do_not_run_into_each_other() -> None:
     ]
     places = [(float(e.attrib["x"]), float(e.attrib["y"])) for e in names]
     assert len(places) == 4
-    beside = [b[0] - a[0] for a, b in zip(places, places[1:], strict=False) if a[1] == b[1]]
+    beside = [b[0] - a[0] for a, b in itertools.pairwise(places) if a[1] == b[1]]
     assert beside
     assert min(beside) > 24 * 7
