@@ -176,11 +176,9 @@ SCOPES = ("row", "batch")
 """Whose memory a query looks into: its own row's, or those of all rows of the batch."""
 
 
-def unknown_ways(
-    search: str, storage: str | None, stride: int = 1, scope: str = "row", query_stride: int = 1
-) -> list[str]:
+def unknown_ways(search: str, storage: str | None, stride: int = 1, scope: str = "row", every: int = 1) -> list[str]:
     """What is wrong with these settings of a config."""
-    strides = {"memory_stride": stride, "memory_query_stride": query_stride}
+    strides = {"memory_stride": stride, "memory_query_stride": every}
     problems = [f"{name} is {value}, wanted at least 1" for name, value in strides.items() if value < 1]
     if scope not in SCOPES:
         problems.append(f"memory_scope is {scope!r}, wanted one of {', '.join(SCOPES)}")
@@ -289,13 +287,8 @@ class MemoryAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.project, self.score, self.mix, self.merge = project, score, mix, merge
-        self.remember, self.memory, self.turn, self.turn_memory, self.runner = (
-            remember,
-            memory,
-            turn,
-            turn_memory,
-            runner,
-        )
+        self.remember, self.memory, self.runner = remember, memory, runner
+        self.turn, self.turn_memory = turn, turn_memory
         self.queries, self.keys, self.values, self.pattern, self.heads = Tap(), Tap(), Tap(), Tap(), Tap()
         self.found, self.memory_pattern, self.remembered, self.local = Tap(), Tap(), Tap(), Tap()
 
@@ -353,20 +346,9 @@ class MemoryAttention(nn.Module):
         if self.merge is None:
             case = Case(q, k, v, positions, k_positions, self.score.mask, terms)
             return self._joint(case, recalled)
-        local = self.local(
-            attend(
-                q,
-                k,
-                v,
-                positions,
-                k_positions,
-                mask=self.score.mask,
-                terms=terms,
-                dropout=dropout,
-                runner=self.runner,
-                show=self.pattern if self.pattern.heard else None,
-            )
-        )
+        show = self.pattern if self.pattern.heard else None
+        near = {"mask": self.score.mask, "terms": terms, "dropout": dropout, "runner": self.runner, "show": show}
+        local = self.local(attend(q, k, v, positions, k_positions, **near))
         pattern = safe_softmax(recalled.logits, recalled.present)
         if self.memory_pattern.heard:
             pattern = recalled.askers.pick(self.memory_pattern(recalled.askers.spread(pattern)))
