@@ -30,7 +30,9 @@ def test_the_parts_add_up_to_the_peak() -> None:
     assert found.tokens == 16 * 128
 
 
-@pytest.mark.parametrize("name", ["bert.nano", "albert.nano", "t5.nano", "t5.long_nano", "transformer_xl.nano"])
+@pytest.mark.parametrize(
+    "name", ["bert.nano", "albert.nano", "t5.nano", "t5.long_nano", "transformer_xl.nano", "memorizing.nano"]
+)
 def test_recipes_of_every_objective_can_be_planned(name: str) -> None:
     found = planned(name)
     assert found.footprint.activations > 10**6
@@ -53,9 +55,26 @@ def test_a_generator_and_a_discriminator_are_refused() -> None:
         planned("deberta_v2.nano")
 
 
+def test_a_memory_is_planned_with_what_it_holds_and_what_looking_it_up_takes() -> None:
+    recipe = find.get("memorizing.nano")
+
+    def of(**model: Any) -> Plan:
+        return plan(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **model)), numerics=EAGER)
+
+    found, larger, seldom = of(), of(memory_size=8192), of(memory_size=8192, memory_query_stride=4)
+    entry = 2 * 2 * 32 * 4 + 24  # key and value of two heads; place, document, number
+    grown = 8192 - recipe.model.memory_size
+    assert larger.footprint.state - found.footprint.state == 16 * grown * entry
+    products = 2 * 16 * 64 * 64 * grown  # 16 rows of 64 queries of two heads' 32 numbers with each entry
+    assert larger.footprint.traffic.products - found.footprint.traffic.products == products
+    assert larger.footprint.traffic.products - seldom.footprint.traffic.products > 0.74 * products
+
+
 def test_a_step_that_numbers_decide_is_refused() -> None:
-    with pytest.raises(ConfigError, match="nonzero"):
-        planned("memorizing.nano")
+    recipe = find.get("memorizing.nano")
+    model = dataclasses.replace(recipe.model, memory_search="approximate")
+    with pytest.raises(ConfigError, match="depends on numbers"):
+        plan(dataclasses.replace(recipe, model=model), numerics=EAGER)
 
 
 def test_more_rows_take_more_and_more_micro_batches_less() -> None:

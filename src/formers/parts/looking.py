@@ -6,12 +6,15 @@ its shapes depend on what is found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Size, Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from formers.parts.masks import Mask
 from formers.parts.positions import EMPTY, Positions
@@ -251,3 +254,11 @@ def _shapes(
     shape = (*q.shape[:3], k)
     a, b, c = (q.new_empty(shape, dtype=torch.long) for _ in range(3))
     return q.new_empty(*shape, fresh[0].shape[-1]), q.new_empty(*shape, fresh[1].shape[-1]), a, b, c
+
+
+@register_flop_formula(torch.ops.formers.look_up)
+def _products(
+    q: Size, keys: list[Size], values: list[Size], index: Size, document: Any, fresh: list[Size], *_: Any, **__: Any
+) -> int:
+    """Operations of the queries' products with all keys, given the shapes of tensors."""
+    return 2 * math.prod(q) * (fresh[0][2] + (keys[0][2] if keys else 0))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from formers.axes import Keys, Queries, Values
 from formers.errors import ConfigError, StateError
@@ -359,7 +360,7 @@ def recall(
             f"a shared memory of which {memory.policy} goes by what is found", "one that counts no look-ups"
         )
     asked = Asked(q.detach(), here if asking is None else asking.rows(len(q)), mask, most, rows, shared)
-    look = look_up_compiled if torch.compiler.is_compiling() else look_up
+    look = look_up_compiled if torch.compiler.is_compiling() or isinstance(q, FakeTensor) else look_up
     found, slots = look(
         asked, None if memory is None else memory.store, fresh, None if memory is None else memory.search
     )
