@@ -41,6 +41,7 @@ def test_memory_size_writes_data_and_plots_and_says_its_verdict(formers: Formers
 def test_memory_size_refuses_a_model_without_one_and_sizes_that_fall(formers: Formers, run: Path) -> None:
     assert "memory_size" in formers.refuses("experiment", "memory-size", run, "--longer-than", 20)
     assert "rising" in formers.refuses("experiment", "memory-size", run, "--sizes", 8, 4)
+    assert "has no memory to look things up in" in formers.refuses("experiment", "search", run)
 
 
 def test_packages_writes_them_and_refuses_what_is_too_long(formers: Formers, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import formers
+from formers.cli import models
 from formers.hub.cached import THEIRS, cache, cached
 from formers.hub.folders import model_types
 from tests.cli.commands import in_a_fresh_process
@@ -117,3 +118,27 @@ def test_an_empty_cache_is_said(tmp_path: Path) -> None:
         "models", "--downloaded", env={**os.environ, "HF_HUB_CACHE": str(tmp_path)}, cwd=tmp_path
     )
     assert "holds no models" in found.out
+
+
+def test_a_revision_that_is_no_name_and_json_that_has_no_end_hide_no_other_model(root: Path) -> None:
+    before = {each.name for each in cached(root)}
+    for name, config in (("mine/long", "{}"), ("mine/deep", "[" * 100_000)):
+        put(root, name, {"config.json": config})
+    (root / "models--mine--long" / "refs" / "main").write_text("y" * 5000)
+    found = {each.name: each.refused for each in cached(root)}
+    assert found.keys() == before | {"mine/long", "mine/deep"}
+    assert found["mine/deep"] == "config.json cannot be read (RecursionError)"
+
+
+def test_brackets_in_what_others_wrote_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path, "mine/odd", {"config.json": '{"model_type": "[/red]"}'})
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    models.main(["--downloaded"])
+    assert "[/red]" in capsys.readouterr().out
+
+
+def test_the_home_of_a_user_who_is_not_there_is_a_cache_without_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "~nobody-of-this-name/hub")
+    assert cached() == []

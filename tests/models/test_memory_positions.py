@@ -120,3 +120,13 @@ def test_a_command_draws_it(tmp_path: Path) -> None:
 def test_positions_that_cannot_be_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         model(**change)
+
+
+def test_distances_of_a_model_that_reads_a_source_or_sees_nothing_are_refused(tmp_path: Path) -> None:
+    out = str(tmp_path / "none.svg")
+    with pytest.raises(TargetError, match="T5 reads a source"):
+        show.main(["t5.nano", "--distances", out])
+    with pytest.raises(TargetError, match="no token sees any other"):
+        show.main(
+            ["memorizing.nano", "--set", "segment_length=1", "cache_length=0", "own_token=false", "--distances", out]
+        )

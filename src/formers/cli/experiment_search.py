@@ -49,8 +49,10 @@ def main(arguments: list[str]) -> int:
     from formers.experiments import searching
     from formers.experiments.evaluation import shards_for
     from formers.hub import targets
+    from formers.inspection.lookups import memory_layers
 
     settings = settings_of(searching.SearchSettings, options)
+    memory_layers(targets.resolve(options.run).model)  # or the refusal would be of a setting that nobody gave
     found = targets.resolve(options.run, changes={"memory_size": 1} | changed_settings(options.set))
     shards, talk = shards_for(found, options.data), speaker(options.json)
     with talk.status("reading ..."):

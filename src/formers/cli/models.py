@@ -77,10 +77,13 @@ def _print_cached(there: list[Cached], *, empty: bool = False) -> None:
 
             stdout().print(f"The hub's cache, {cache()}, holds no models.", markup=False, soft_wrap=True)
         return
+    from rich.text import Text
+
     content = table("In the hub's cache", "Architecture", "MB", "Opens", right=(2,))
     for each in there:
         size = f"{each.bytes / 1e6:,.1f}"
-        content.add_row(each.name, each.architecture or each.model_type or "", size, each.refused or "yes")
+        row = (each.name, each.architecture or each.model_type or "", size, each.refused or "yes")
+        content.add_row(*map(Text, row))  # others wrote them, and may have brackets in them
     stdout().print()
     stdout().print(content)
 

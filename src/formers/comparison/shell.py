@@ -35,7 +35,7 @@ def check_out(out: Path | str) -> Path:
     """Where a page goes. Raises RunError for a folder."""
     out = Path(out)
     if out.is_dir():
-        raise RunError(f"{out} is a folder", "the name of the HTML file to write", f"--out {out / 'page.html'}")
+        raise RunError(f"{out} is a folder", "the name of the file to write", f"name one in it, such as {out / 'page'}")
     return out
 
 

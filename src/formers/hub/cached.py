@@ -9,6 +9,7 @@ Told from the names of their files and from config.json alone: nothing is fetche
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -59,9 +60,13 @@ def cache() -> Path:
     """Where the hub's library keeps what it fetched, by its rules."""
     own = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if own:
-        return Path(own).expanduser()
+        return _at_home(own)
     beside = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("HF_HOME") or Path(beside) / "huggingface").expanduser() / "hub"
+    return _at_home(os.environ.get("HF_HOME") or os.path.join(beside, "huggingface")) / "hub"
+
+
+def _at_home(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # of a user who is not there it stays as it is: Path's own way raises
 
 
 def cached(where: Path | None = None) -> list[Cached]:
@@ -79,9 +84,10 @@ def _name(folder: Path) -> str:
 def _revision(folder: Path) -> Path | None:
     """The snapshot that main means, else the newest; None where nothing was fetched whole."""
     main = folder / "refs" / "main"
-    if main.is_file():
-        named = folder / "snapshots" / main.read_text("utf-8", errors="replace").strip()
-        if named.is_dir():
+    with contextlib.suppress(OSError):  # not to be read, or what stands there is too long to be a name
+        revision = main.read_text("utf-8", errors="replace").strip()
+        named = folder / "snapshots" / revision
+        if revision and named.is_dir():
             return named
     return max(folder.glob("snapshots/*/"), key=lambda each: each.stat().st_mtime, default=None)
 
@@ -102,7 +108,7 @@ def _model_type(folder: Path) -> tuple[str | None, str]:
         config = json.loads((folder / "config.json").read_bytes())
     except FileNotFoundError:
         return None, "no config.json"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, f"config.json cannot be read ({type(error).__name__})"
     found = config.get("model_type") if isinstance(config, dict) else None
     return (found, "") if isinstance(found, str) else (None, "config.json names no model_type")
@@ -127,6 +133,6 @@ def _shards_problem(folder: Path, index: Path) -> str:
     try:
         contents: Any = json.loads(index.read_bytes())
         missing = [name for name in sorted(set(contents["weight_map"].values())) if not (folder / name).is_file()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{index.name} is damaged"
     return f"{len(missing)} shards are missing, such as {missing[0]}" if missing else ""

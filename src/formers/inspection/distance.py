@@ -22,11 +22,12 @@ def scores_by_distance(model: nn.Module, *, length: int = 128, tokens: int = 16)
 
     length  tokens of a text       tokens  how many tokens are tried, of the vocabulary at even distances
 
-    Raises TargetError for a model whose attention shows no pattern.
+    Raises TargetError for a model whose attention shows no pattern, and for one that reads a source beside its text.
     """
     names = [name for name in taps(model) if name.endswith(".pattern") and name.rpartition(".memory_")[0] == ""]
-    if not names:
-        raise TargetError(f"{type(model).__name__} has no tap of an attention pattern", "a decoder with attention")
+    if not names or "source" in getattr(model, "inputs", ()):
+        found = "reads a source beside its text" if names else "has no tap of an attention pattern"
+        raise TargetError(f"{type(model).__name__} {found}", "a decoder or an encoder with attention")
     vocabulary: int = model.config.vocab_size  # type: ignore[assignment, union-attr]
     device = next(model.parameters()).device
     ids = torch.arange(0, vocabulary, max(1, vocabulary // tokens), device=device)[:tokens]
@@ -48,9 +49,11 @@ def _of_the_last(pattern: Tensor) -> Tensor:
 
 
 def chart_by_distance(title: str, curves: dict[str, Tensor]) -> Chart:
-    """A line for each named curve [distances]."""
+    """A line for each named curve [distances]. Raises TargetError where all of them are empty."""
     from formers.comparison.plot import Chart, Line
 
+    if not any(curve.isfinite().any() for curve in curves.values()):
+        raise TargetError("no token sees any other, nor itself", "attention that sees a token or more near by")
     most = max(len(curve) for curve in curves.values())
     ticks = [(float(2**i), str(2**i)) for i in range(most.bit_length()) if 2**i < most]
     lines = [Line(name, list(range(len(curve))), curve.tolist()) for name, curve in curves.items()]
