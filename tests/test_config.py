@@ -217,3 +217,24 @@ def test_the_configs_that_transformers_writes_are_read(name: str) -> None:
     # what a config leaves out is one of our defaults, or read had raised
     said = module.FOREIGN.names.keys() & theirs.keys()
     assert {k: again[k] for k in said} == {k: theirs[k] for k in said}
+
+
+@pytest.mark.parametrize("name", sorted(registry.specs()))
+def test_shares_that_are_dropped_lie_between_0_and_1_in_every_model(name: str) -> None:
+    config = registry.configure(name)
+    shares = [setting for setting in to_dict(config) if setting.endswith("dropout")]
+    for wrong in (-0.1, 1.5, float("nan")):
+        for setting in shares:
+            with pytest.raises(ConfigError, match=f"{setting} is {wrong}, wanted 0 to 1"):
+                replace(config, **{setting: wrong})
+    if "init_std" in to_dict(config):
+        with pytest.raises(ConfigError, match=r"init_std is -1\.0, wanted at least 0"):
+            replace(config, init_std=-1.0)
+
+
+@pytest.mark.parametrize("name", ["memorizing", "block_recurrent", "melodi"])
+def test_buckets_of_distances_that_cannot_be_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="num_buckets is 1, wanted at least 2"):
+        replace(registry.configure(name), num_buckets=1)
+    with pytest.raises(ConfigError, match="max_distance is 16, wanted more than half of num_buckets, 16"):
+        replace(registry.configure(name), num_buckets=32, max_distance=16)

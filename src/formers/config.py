@@ -60,6 +60,25 @@ def unknown_activation(config: Any, known: Collection[str]) -> list[str]:
     return [] if config.activation in known else [f"activation {config.activation!r} is none of {', '.join(known)}"]
 
 
+def out_of_range(config: Any) -> list[str]:
+    """A problem for each share that is dropped and lies beyond 0 to 1, and for a negative deviation of the first weights."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    shares = {name: value for name, value in values.items() if name.endswith("dropout") and value is not None}
+    problems = [f"{name} is {value}, wanted 0 to 1" for name, value in shares.items() if not 0 <= value <= 1]
+    std = values.get("init_std", 0)
+    return problems if std >= 0 else [*problems, f"init_std is {std}, wanted at least 0"]
+
+
+def uneven_buckets(config: Any) -> list[str]:
+    """The problem of buckets of distances that cannot be: half of them are exact, the others reach to max_distance."""
+    if config.num_buckets < 2:
+        return [f"num_buckets is {config.num_buckets}, wanted at least 2"]
+    exact = config.num_buckets // 2
+    return [f"max_distance is {config.max_distance}, wanted more than half of num_buckets, {exact}"] * (
+        config.max_distance <= exact
+    )
+
+
 TWO_LABELS = ("pair", "pretraining", "span")
 """Heads that label with two labels, whatever the model: next or not, in order or swapped, start and end."""
 

@@ -40,6 +40,7 @@ from formers.config import (
     ForeignHeads,
     below_one,
     head_problems,
+    out_of_range,
     require,
     uneven_heads,
     unknown_activation,
@@ -89,7 +90,7 @@ class ALBERTConfig:
 
     def __post_init__(self) -> None:
         sizes = "vocab_size d_embedding d_model num_layers num_groups group_layers num_heads d_ff max_length num_types"
-        problems = below_one(self, sizes.split())
+        problems = out_of_range(self) + below_one(self, sizes.split())
         if not problems and self.num_layers % self.num_groups:
             problems.append(f"num_layers {self.num_layers} is not a multiple of num_groups {self.num_groups}")
         problems += uneven_heads(self) + unknown_activation(self, ACTIVATIONS)

@@ -36,6 +36,7 @@ from formers.config import (
     ForeignHeads,
     below_one,
     head_problems,
+    out_of_range,
     require,
     uneven_heads,
     unknown_activation,
@@ -77,7 +78,9 @@ class BERTConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length", "num_types")
-        problems = below_one(self, sizes) + uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
+        problems = (
+            out_of_range(self) + below_one(self, sizes) + uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
+        )
         require("BERTConfig", problems + head_problems(self, list(HEADS)))
 
     @property

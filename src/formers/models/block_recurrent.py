@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require, uneven_heads, unknown_activation
+from formers.config import below_one, out_of_range, require, uneven_buckets, uneven_heads, unknown_activation
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal
 from formers.parts.block_recurrence import RecurrentAttention
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
@@ -96,7 +96,13 @@ class BlockRecurrentConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "block_length", "num_states")
-        problems = below_one(self, sizes) + uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
+        problems = (
+            out_of_range(self)
+            + below_one(self, sizes)
+            + uneven_heads(self)
+            + uneven_buckets(self)
+            + unknown_activation(self, ACTIVATIONS)
+        )
         layers = self.recurrent_layers
         if any(not 0 <= i < self.num_layers for i in layers) or len(set(layers)) < len(layers):
             problems.append(f"recurrent_layers are {layers}, wanted different ones of 0 to {self.num_layers - 1}")

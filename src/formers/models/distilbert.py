@@ -34,6 +34,7 @@ from formers.config import (
     ForeignHeads,
     below_one,
     head_problems,
+    out_of_range,
     require,
     uneven_heads,
     unknown_activation,
@@ -76,7 +77,9 @@ class DistilBERTConfig:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = below_one(self, ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length"))
+        problems = out_of_range(self) + below_one(
+            self, ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length")
+        )
         problems += uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
         require("DistilBERTConfig", problems + head_problems(self, list(HEADS)))
 

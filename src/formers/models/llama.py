@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import Foreign, below_one, require, uneven_heads
+from formers.config import Foreign, below_one, out_of_range, require, uneven_heads
 from formers.errors import ConfigError
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.embeddings import check_length
@@ -64,7 +64,7 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length", "ff_chunks")
-        problems = below_one(self, sizes) + problems_of_trunk(self)
+        problems = out_of_range(self) + below_one(self, sizes) + problems_of_trunk(self)
         if not problems and self.num_heads % self.kv_heads:
             problems.append(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
         problems += uneven_heads(self) if self.d_head is None else []

@@ -43,6 +43,7 @@ from formers.config import (
     ForeignHeads,
     below_one,
     head_problems,
+    out_of_range,
     require,
     uneven_heads,
     unknown_activation,
@@ -95,7 +96,9 @@ class LongformerConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length", "num_types")
-        problems = below_one(self, sizes) + uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
+        problems = (
+            out_of_range(self) + below_one(self, sizes) + uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
+        )
         if self.first_position < 0:
             problems.append(f"first_position is {self.first_position}, wanted at least 0")
         if len(self.window_of_layers) != self.num_layers:

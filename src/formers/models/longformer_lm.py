@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, replace, require, uneven_heads
+from formers.config import below_one, out_of_range, replace, require, uneven_heads
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.feed_forward import FeedForward
 from formers.parts.heads import LanguageHead
@@ -73,7 +73,11 @@ class LongformerLMConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        problems = below_one(self, ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff")) + uneven_heads(self)
+        problems = (
+            out_of_range(self)
+            + below_one(self, ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff"))
+            + uneven_heads(self)
+        )
         for name, values in (("windows", self.window_of_layers), ("dilations", self.dilation_of_layers)):
             if len(values) != self.num_layers:
                 problems.append(f"{name} names {len(values)} layers, num_layers is {self.num_layers}")

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require, uneven_heads
+from formers.config import below_one, out_of_range, require, uneven_buckets, uneven_heads
 from formers.parts.attention import Mix, Project, Score, initialise_normal
 from formers.parts.compression import Compressing, TokenMixer, WindowAttention
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
@@ -86,7 +86,12 @@ class MelodiConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "segment_length", "summary_length")
-        problems = below_one(self, (*sizes, "memory_increment", "memory_windows")) + uneven_heads(self)
+        problems = (
+            out_of_range(self)
+            + below_one(self, (*sizes, "memory_increment", "memory_windows"))
+            + uneven_heads(self)
+            + uneven_buckets(self)
+        )
         beyond = [i for i in self.memory_layers if not 0 <= i < self.num_layers]
         if beyond or len(set(self.memory_layers)) < len(self.memory_layers):
             problems.append(

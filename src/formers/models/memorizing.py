@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require, uneven_heads
+from formers.config import below_one, out_of_range, require, uneven_buckets, uneven_heads
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.distance_biases import FourierBias, NetworkBias, OrthogonalBias
 from formers.parts.embeddings import SinusoidalPositions
@@ -123,10 +123,10 @@ class MemorizingConfig:
             "segment_length",
             "neighbours",
         )
-        problems = below_one(self, sizes)
+        problems = out_of_range(self) + below_one(self, sizes)
         if self.memory_size < 0:
             problems.append(f"memory_size is {self.memory_size}, wanted 0 or more")
-        problems += uneven_heads(self)
+        problems += uneven_heads(self) + uneven_buckets(self)
         if not problems and self.num_heads % self.kv_heads:
             problems.append(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.cache_length < 0:

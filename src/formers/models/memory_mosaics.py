@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require, uneven_heads, unknown_activation
+from formers.config import below_one, out_of_range, require, uneven_heads, unknown_activation
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, scale_of
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
 from formers.parts.heads import LanguageHead
@@ -86,7 +86,9 @@ class MemoryMosaicsConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "memory_size", "memory_sets")
-        problems = below_one(self, sizes) + uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
+        problems = (
+            out_of_range(self) + below_one(self, sizes) + uneven_heads(self) + unknown_activation(self, ACTIVATIONS)
+        )
         unknown = [name for name in self.block if name not in SUBLAYERS]
         problems += [f"block has {name!r}, wanted some of {', '.join(SUBLAYERS)}" for name in unknown]
         if not self.block or len(set(self.block)) < len(self.block):

@@ -44,7 +44,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, head_problems, require, unknown_activation
+from formers.config import below_one, head_problems, out_of_range, require, unknown_activation
 from formers.models.reformer_names import FOREIGN as FOREIGN
 from formers.models.reformer_names import activations as activations
 from formers.models.reformer_names import weights as weights
@@ -134,7 +134,7 @@ class ReformerConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_head", "d_ff", "max_length")
-        problems = below_one(self, (*sizes, "rounds", "lsh_chunk", "local_chunk", "ff_chunks"))
+        problems = out_of_range(self) + below_one(self, (*sizes, "rounds", "lsh_chunk", "local_chunk", "ff_chunks"))
         unknown = [kind for kind in self.layers if kind not in SUBLAYERS]
         problems += [f"layers has {kind!r}, wanted {' or '.join(SUBLAYERS)}" for kind in unknown]
         problems += [] if self.layers else ["layers is empty, wanted local, lsh or both"]

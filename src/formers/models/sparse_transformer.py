@@ -34,7 +34,7 @@ import torch
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require, uneven_heads
+from formers.config import below_one, out_of_range, require, uneven_heads
 from formers.parts.attention import Mix, initialise_normal, scale_of
 from formers.parts.embeddings import GridPositions
 from formers.parts.factorised_attention import FactorisedAttention, NarrowCache, NarrowProject
@@ -82,7 +82,7 @@ class SparseTransformerConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "stride", "summary", "max_length")
-        problems = below_one(self, sizes) + uneven_heads(self)
+        problems = out_of_range(self) + below_one(self, sizes) + uneven_heads(self)
         for name, known in (("pattern", PATTERNS), ("combine", COMBINATIONS)):
             if getattr(self, name) not in known:
                 problems.append(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")

@@ -47,7 +47,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, head_problems, require
+from formers.config import below_one, head_problems, out_of_range, require
 from formers.errors import ConfigError, StateError
 from formers.models.t5_names import ENCODERS, FOREIGN, activations, weights
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal
@@ -103,7 +103,7 @@ class T5Config:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_head", "d_ff")
-        problems = below_one(self, sizes)
+        problems = out_of_range(self) + below_one(self, sizes)
         if self.num_decoder_layers is not None and self.num_decoder_layers < 1:
             problems.append(f"num_decoder_layers is {self.num_decoder_layers}, wanted at least 1")
         if self.local_radius is not None and self.local_radius < 1:

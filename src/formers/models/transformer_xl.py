@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require, uneven_heads
+from formers.config import below_one, out_of_range, require, uneven_heads
 from formers.parts.attention import (
     Attention,
     InputAttention,
@@ -91,7 +91,7 @@ class TransformerXLConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "segment_length")
-        problems = below_one(self, sizes)
+        problems = out_of_range(self) + below_one(self, sizes)
         if self.memory_length < 0:
             problems.append(f"memory_length is {self.memory_length}, wanted at least 0")
         if self.d_model % 2:

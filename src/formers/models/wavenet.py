@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, require
+from formers.config import below_one, out_of_range, require
 from formers.parts.attention import initialise_normal
 from formers.parts.dilated import GatedConvolution, SkipTrunk
 from formers.parts.heads import LanguageHead
@@ -56,7 +56,7 @@ class WaveNetConfig:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "d_skip", "num_layers", "cycle", "taps")
-        require("WaveNetConfig", below_one(self, sizes))
+        require("WaveNetConfig", out_of_range(self) + below_one(self, sizes))
 
     @property
     def dilations(self) -> tuple[int, ...]:

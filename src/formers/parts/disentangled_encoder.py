@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, head_problems, uneven_heads
+from formers.config import below_one, head_problems, out_of_range, uneven_heads
 from formers.parts.attention import Mix, Score
 from formers.parts.disentangled import TERMS, DisentangledScore, Distances, TwoStreamAttention
 from formers.parts.embeddings import LearnedPositions, TextEmbedding
@@ -172,7 +172,7 @@ def decodes(config: Any) -> bool:
 def problems_of(config: Any, heads: Collection[str]) -> list[str]:
     """What is wrong with the settings that all versions have."""
     sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_length", "max_distance", "decoder_steps")
-    problems = below_one(config, sizes) + uneven_heads(config)
+    problems = out_of_range(config) + below_one(config, sizes) + uneven_heads(config)
     if config.num_types < 0:
         problems.append(f"num_types is {config.num_types}, wanted 0 or more")
     if config.score_terms not in (TERMS, TERMS[:1], TERMS[1:], ()):
