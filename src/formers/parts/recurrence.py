@@ -97,6 +97,8 @@ def by_segment(positions: Positions, size: int) -> list[Piece]:
     """Each row's tokens segment by segment: the first piece holds those of each row's first segment of `size`, or what the
     call has of it, the next those of the second. A document begins a segment. Padding is in none."""
     length, start, aligned = positions.length, positions.start, positions.aligned
+    if length == 0:
+        return []
     if length == 1:
         first = length
     elif start is not None:
