@@ -162,6 +162,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "docs/results/search.json": search,
     "docs/results/sentence-order.json": sentence_order,
     "docs/results/tournament.json": tournament,
+    "docs/results/siblings.json": tournament,
     "docs/results/vocabulary.json": vocabulary,
 }
 """What the table of a file shows. In a page it stands behind a comment that names the file."""
