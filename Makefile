@@ -1,6 +1,6 @@
 # Each target makes its own virtual environment in .venv; nothing has to be installed first but Python 3.11 or newer.
 #   make demo     a tournament on real text, from certificates to verdict, samples and a report: eight minutes on two cores
-#   make test     lint, types, import contracts, tests: under ten minutes
+#   make test     lint, types, import contracts, tests: twelve minutes on two slow cores
 #   make check    the same with full counts, and the slow tests: up to ninety minutes; writes docs/check.json
 #   make pretrained   the small models that come with the package, trained: 25 minutes on one core
 #   make bench    speed and memory against peers; prints ratios, writes benchmarks/results/ and docs/benchmarks.md

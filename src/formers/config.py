@@ -65,7 +65,7 @@ def out_of_range(config: Any) -> list[str]:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     shares = {name: value for name, value in values.items() if name.endswith("dropout") and value is not None}
     problems = [f"{name} is {value}, wanted 0 to 1" for name, value in shares.items() if not 0 <= value <= 1]
-    std = values.get("init_std", 0)
+    std = values.get("init_std") or 0
     return problems if std >= 0 else [*problems, f"init_std is {std}, wanted at least 0"]
 
 

@@ -209,8 +209,8 @@ def test_a_table_of_distances_is_read_once_a_stack_and_anew_at_every_call(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    read = terms._chosen
-    monkeypatch.setattr(terms, "_chosen", lambda *given: reads.append(1) or read(*given))
+    read = terms.chosen
+    monkeypatch.setattr(terms, "chosen", lambda *given: reads.append(1) or read(*given))
     text, source = ids(2, 9), ids(2, 5, 1)
     positions = Positions(torch.arange(9)[None])  # no promise that distances follow from places: pair by pair
     layer_by_layer = model(text, source=source, positions=positions).logits
