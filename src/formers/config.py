@@ -60,6 +60,14 @@ def unknown_activation(config: Any, known: Collection[str]) -> list[str]:
     return [] if config.activation in known else [f"activation {config.activation!r} is none of {', '.join(known)}"]
 
 
+def unknown_layers(config: Any, name: str) -> list[str]:
+    """The problem of a setting that lists layers, counted from 0: each once, and each there."""
+    layers = getattr(config, name)
+    if all(0 <= i < config.num_layers for i in layers) and len(set(layers)) == len(layers):
+        return []
+    return [f"{name} are {layers}, wanted different ones of 0 to {config.num_layers - 1}"]
+
+
 def out_of_range(config: Any) -> list[str]:
     """A problem for each share that is dropped and lies beyond 0 to 1, and for a negative deviation of the first weights."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

@@ -42,7 +42,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, out_of_range, require, uneven_buckets, uneven_heads, unknown_activation
+from formers.config import (
+    below_one,
+    out_of_range,
+    require,
+    uneven_buckets,
+    uneven_heads,
+    unknown_activation,
+    unknown_layers,
+)
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal
 from formers.parts.block_recurrence import RecurrentAttention
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
@@ -103,9 +111,7 @@ class BlockRecurrentConfig:
             + uneven_buckets(self)
             + unknown_activation(self, ACTIVATIONS)
         )
-        layers = self.recurrent_layers
-        if any(not 0 <= i < self.num_layers for i in layers) or len(set(layers)) < len(layers):
-            problems.append(f"recurrent_layers are {layers}, wanted different ones of 0 to {self.num_layers - 1}")
+        problems += unknown_layers(self, "recurrent_layers")
         for name, known in {"gate": GATES, "structure": UPDATES}.items():
             if getattr(self, name) not in known:
                 problems.append(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import Foreign, below_one, out_of_range, require, uneven_heads
+from formers.config import Foreign, below_one, out_of_range, require, uneven_heads, unknown_activation
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.embeddings import LearnedPositions
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward, in_chunks, name_in_chunks
@@ -62,8 +62,7 @@ class GPT2Config:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "max_length", "ff_chunks")
         problems = out_of_range(self) + below_one(self, sizes) + problems_of_trunk(self)
         problems += uneven_heads(self)
-        if self.activation not in ACTIVATIONS:
-            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        problems += unknown_activation(self, ACTIVATIONS)
         require("GPT2Config", problems)
 
     @property

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import Foreign, below_one, out_of_range, require, uneven_heads
+from formers.config import Foreign, below_one, out_of_range, require, uneven_heads, unknown_activation
 from formers.errors import ConfigError
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.embeddings import check_length
@@ -70,8 +70,7 @@ class LlamaConfig:
         problems += uneven_heads(self) if self.d_head is None else []
         if not problems and self.head_width % 2:
             problems.append(f"d_head {self.head_width} is odd; rotary positions turn pairs")
-        if self.activation not in ACTIVATIONS:
-            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        problems += unknown_activation(self, ACTIVATIONS)
         require("LlamaConfig", problems)
 
     @property

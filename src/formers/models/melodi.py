@@ -34,7 +34,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, out_of_range, require, uneven_buckets, uneven_heads
+from formers.config import (
+    below_one,
+    out_of_range,
+    require,
+    uneven_buckets,
+    uneven_heads,
+    unknown_activation,
+    unknown_layers,
+)
 from formers.parts.attention import Mix, Project, Score, initialise_normal
 from formers.parts.compression import Compressing, TokenMixer, WindowAttention
 from formers.parts.feed_forward import ACTIVATIONS, FeedForward
@@ -92,13 +100,8 @@ class MelodiConfig:
             + uneven_heads(self)
             + uneven_buckets(self)
         )
-        beyond = [i for i in self.memory_layers if not 0 <= i < self.num_layers]
-        if beyond or len(set(self.memory_layers)) < len(self.memory_layers):
-            problems.append(
-                f"memory_layers are {self.memory_layers}, wanted different ones of 0 to {self.num_layers - 1}"
-            )
-        if self.activation not in ACTIVATIONS:
-            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        problems += unknown_layers(self, "memory_layers")
+        problems += unknown_activation(self, ACTIVATIONS)
         require("MelodiConfig", problems)
 
     @property

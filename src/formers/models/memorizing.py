@@ -47,7 +47,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, out_of_range, require, uneven_buckets, uneven_heads
+from formers.config import (
+    below_one,
+    out_of_range,
+    require,
+    uneven_buckets,
+    uneven_heads,
+    unknown_activation,
+    unknown_layers,
+)
 from formers.parts.attention import Attention, KeyValueWindow, Mix, Project, Score, initialise_normal, scale_of
 from formers.parts.distance_biases import FourierBias, NetworkBias, OrthogonalBias
 from formers.parts.embeddings import SinusoidalPositions
@@ -135,11 +143,7 @@ class MemorizingConfig:
             problems.append(f"window is {self.window}, wanted none or at least 1")
         elif self.window is not None and self.cache_length > self.window:
             problems.append(f"cache_length is {self.cache_length}, wanted no more than window, {self.window}")
-        beyond = [i for i in self.memory_layers if not 0 <= i < self.num_layers]
-        if beyond or len(set(self.memory_layers)) < len(self.memory_layers):
-            problems.append(
-                f"memory_layers are {self.memory_layers}, wanted different ones of 0 to {self.num_layers - 1}"
-            )
+        problems += unknown_layers(self, "memory_layers")
         if self.merge not in MERGES:
             problems.append(f"merge is {self.merge!r}, wanted one of {', '.join(MERGES)}")
         ways = self.memory_search, self.memory_storage, self.memory_stride, self.memory_scope, self.memory_query_stride
@@ -148,8 +152,7 @@ class MemorizingConfig:
             problems.append(f"positions is {self.positions!r}, wanted one of {', '.join(POSITIONS)}")
         elif self.positions == "rotary" and not problems and self.d_head % 2:
             problems.append(f"heads of {self.d_head} numbers, of which positions={self.positions!r} turns pairs")
-        if self.activation not in ACTIVATIONS:
-            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        problems += unknown_activation(self, ACTIVATIONS)
         require("MemorizingConfig", problems)
 
     @property

@@ -47,7 +47,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from formers.axes import Hidden, Ids
-from formers.config import below_one, head_problems, out_of_range, require
+from formers.config import below_one, head_problems, out_of_range, require, unknown_activation
 from formers.errors import ConfigError, StateError
 from formers.models.t5_names import ENCODERS, FOREIGN, activations, weights
 from formers.parts.attention import Attention, KeyValueCache, Mix, Project, Score, initialise_normal
@@ -112,8 +112,7 @@ class T5Config:
             problems.append(f"num_buckets is {self.num_buckets}, wanted an even number from 4 on")
         elif self.max_distance <= self.num_buckets // 2:
             problems.append(f"max_distance {self.max_distance} lies within the {self.num_buckets // 2} exact buckets")
-        if self.activation not in ACTIVATIONS:
-            problems.append(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        problems += unknown_activation(self, ACTIVATIONS)
         named = [] if self.head is None else head_problems(self, [head for head in HEADS if head is not None])
         require("T5Config", problems + named)
 
